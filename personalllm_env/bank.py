@@ -269,13 +269,14 @@ def _check_shapes(bank: ResponseBank) -> None:
         if len(names) != num or len(set(names)) != num:
             raise BankError(f"{name} must be {num} different names, got {names}")
     if bank.texts is not None:
-        _check_texts(bank.texts, p, k)
+        _check_texts(bank.texts, bank.is_test, k)
     if bank.is_test.all() or not bank.is_test.any():
         empty = "train" if bank.is_test.all() else "test"
         raise BankError(f"the {empty} split is empty: {int(bank.is_test.sum())} of {p} are test")
 
 
-def _check_texts(texts: Texts, num_prompts: int, num_responses: int) -> None:
+def _check_texts(texts: Texts, is_test: Bool[np.ndarray, "P"], num_responses: int) -> None:
+    num_prompts = len(is_test)
     if len(texts.prompts) != num_prompts or len(texts.responses) != num_prompts:
         raise BankError(
             f"texts must hold {num_prompts} prompts and as many rows of responses, got "
@@ -286,6 +287,11 @@ def _check_texts(texts: Texts, num_prompts: int, num_responses: int) -> None:
             raise BankError(
                 f"texts: prompt {row} has {len(responses)} responses, expected {num_responses}"
             )
+    if (twins := find_duplicates(texts.prompts, is_test)) is not None:
+        raise BankError(
+            f"prompt {texts.prompts[twins[0]][:60]!r} is in both splits: row {twins[0]} (train) "
+            f"and row {twins[1]} (test)"
+        )
 
 
 def _check_values(bank: ResponseBank) -> None:
