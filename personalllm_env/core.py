@@ -1,0 +1,337 @@
+"""The environment as pure functions over a batch of episodes.
+
+All randomness is drawn once, per row, by ``draw_episodes``; ``observe`` and ``step`` are then
+deterministic. So B rows equal B single runs bit for bit, and agents given the same seeds meet
+the same users, prompts and noise (common random numbers).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+from jaxtyping import Float, Int, UInt64
+from numpy.typing import NDArray
+
+from personalllm_env import streams
+from personalllm_env.bank import ResponseBank, Split
+from personalllm_env.feedback import FeedbackModel, Reward, Served, mean_shown
+from personalllm_env.streams import Purpose
+from personalllm_env.types import Action, Diagnostics, Feedback, Observation, PriorKnowledge
+from personalllm_env.users import DirichletUsers, Drift, Population
+
+At: TypeAlias = int | tuple[Int[np.ndarray, "B"], Int[np.ndarray, "B"]]
+"""The clock: one interaction number for all rows, or (numbers, rows). Indexes (T, B) arrays."""
+
+Take: TypeAlias = Callable[[NDArray[Any], NDArray[Any]], NDArray[Any]]
+"""Gathers rows of a table into memory that nobody else holds."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """Everything that defines the decision problem, apart from the seed.
+
+    Attributes:
+        bank: What can be asked and answered.
+        population: Who asks.
+        feedback: How they speak.
+        horizon: T, interactions per user.
+        num_shown: S, how many responses an action shows: 1 to select, 2 to duel.
+        split: The prompts in play.
+        user_split: The users in play, where the population has a split.
+        prompts_per_episode: None for a fresh prompt at every interaction; a number for a pool
+            of that many draws that recur within the episode, where exploration pays.
+        shuffle: Whether the K responses come in a new order at each interaction.
+        drift: How the user's weights change within an episode, or None.
+        recognise: Whether agents see which user of a finite population they serve.
+        white_box: Whether agents see the reward-model scores of the candidates.
+
+    Raises:
+        ValueError: If the parts do not fit together.
+    """
+
+    bank: ResponseBank
+    population: Population = field(default_factory=DirichletUsers)
+    feedback: FeedbackModel = field(default_factory=lambda: FeedbackModel((Reward(),)))
+    horizon: int = 50
+    num_shown: int = 1
+    split: Split = "train"
+    user_split: Split = "all"
+    prompts_per_episode: int | None = None
+    shuffle: bool = False
+    drift: Drift | None = None
+    recognise: bool = False
+    white_box: bool = False
+
+    def __post_init__(self) -> None:
+        if self.horizon < 1:
+            raise ValueError(f"horizon must be at least 1, got {self.horizon}")
+        if self.population.num_reward_models != self.bank.num_reward_models:
+            raise ValueError(
+                f"users weigh {self.population.num_reward_models} reward models, the bank has "
+                f"{self.bank.num_reward_models}: {', '.join(self.bank.reward_models)}"
+            )
+        if self.prompts_per_episode is not None and self.prompts_per_episode < 1:
+            raise ValueError(
+                f"prompts_per_episode must be at least 1, got {self.prompts_per_episode}"
+            )
+        if not 1 <= self.num_shown <= self.bank.num_responses:
+            raise ValueError(
+                f"num_shown must be in 1..{self.bank.num_responses}, got {self.num_shown}"
+            )
+        for channel in self.feedback.channels:
+            if channel.num_shown not in (None, self.num_shown):
+                raise ValueError(
+                    f"feedback {channel.name!r} needs {channel.num_shown} shown responses; "
+                    f"this task shows {self.num_shown}"
+                )
+
+    @cached_property
+    def prompts(self) -> Int[np.ndarray, "p"]:
+        """Bank rows of the prompts in play."""
+        return self.bank.prompts(self.split)
+
+    @cached_property
+    def flat_scores(self) -> Float[np.ndarray, "P*K M"]:
+        """The bank's scores with one row per response."""
+        return self.bank.scores.reshape(-1, self.bank.num_reward_models)
+
+    @cached_property
+    def flat_features(self) -> Float[np.ndarray, "P*K D"]:
+        """The bank's response features with one row per response."""
+        return self.bank.response_features.reshape(-1, self.bank.num_features)
+
+    def prior_knowledge(self) -> PriorKnowledge:
+        """Returns what an honest agent may know."""
+        return PriorKnowledge(
+            num_responses=self.bank.num_responses,
+            num_shown=self.num_shown,
+            num_features=self.bank.num_features,
+            num_reward_models=self.bank.num_reward_models,
+            horizon=self.horizon,
+            feedback=self.feedback,
+            responders=self.bank.responders,
+            shuffled=self.shuffle,
+        )
+
+
+@dataclass
+class Episodes:
+    """The exogenous randomness of B episodes. Column b is a function of stream b alone.
+
+    Absent mechanisms are None. Time comes first, so that one interaction of all rows is
+    contiguous. A prompt more than T is drawn, for the observation after the last interaction.
+    """
+
+    user: Int[np.ndarray, "B"]
+    weights: Float[np.ndarray, "B M"]
+    prompt: Int[np.ndarray, "T+1 B"]
+    noise: tuple[Float[np.ndarray, "T B"], ...]  # per channel
+    order: Int[np.ndarray, "T+1 B K"] | None = None
+    heard: NDArray[np.bool_] | None = None  # (T, B)
+    leave: Float[np.ndarray, "T B"] | None = None
+    drift_to: Float[np.ndarray, "B M"] | None = None
+    drift_by: Float[np.ndarray, "T B"] | None = None
+
+    def replace_columns(self, rows: Int[np.ndarray, "b"], new: Episodes) -> None:
+        """Puts the episodes ``new`` in place of the given columns."""
+        self.user[rows], self.weights[rows] = new.user, new.weights
+        self.prompt[:, rows] = new.prompt
+        for old_noise, new_noise in zip(self.noise, new.noise, strict=True):
+            old_noise[:, rows] = new_noise
+        for name in ("order", "heard", "leave", "drift_by"):
+            if (old := getattr(self, name)) is not None:
+                old[:, rows] = getattr(new, name)
+        if self.drift_to is not None:
+            self.drift_to[rows] = new.drift_to
+
+
+class Fixed(NamedTuple):
+    """What a caller holds fixed in the episodes drawn next; None leaves it to chance."""
+
+    user: Int[np.ndarray, "B"] | None = None
+    weights: Float[np.ndarray, "B M"] | None = None
+    prompts: Int[np.ndarray, "T"] | None = None  # the same for all rows
+    split: Split | None = None
+
+
+def draw_episodes(task: Task, keys: UInt64[np.ndarray, "B"], fixed: Fixed = Fixed()) -> Episodes:
+    """Draws one episode per stream."""
+    t, feedback = task.horizon, task.feedback
+    user, weights = _draw_users(task, keys, fixed)
+    episodes = Episodes(
+        user=user,
+        weights=weights,
+        prompt=_draw_prompts(task, keys, fixed),
+        noise=tuple(channel.noise(keys, t) for channel in feedback.channels),
+    )
+    if task.shuffle:
+        k = task.bank.num_responses
+        words = streams.bits(keys, Purpose.ORDER, (t + 1) * k).reshape(t + 1, k, -1)
+        episodes.order = np.ascontiguousarray(words.argsort(axis=1).swapaxes(1, 2))
+    if feedback.silence is not None:
+        chance = streams.uniform(keys, Purpose.HEARD, t)
+        episodes.heard = chance >= feedback.silence.probability
+    if feedback.leave is not None:
+        episodes.leave = streams.uniform(keys, Purpose.LEAVE, t)
+    if task.drift is not None:
+        episodes.drift_to = task.population.draw(keys, task.user_split, second=True).weights
+        episodes.drift_by = task.drift.schedule(keys, t)
+    return episodes
+
+
+def _draw_users(
+    task: Task, keys: UInt64[np.ndarray, "B"], fixed: Fixed
+) -> tuple[Int[np.ndarray, "B"], Float[np.ndarray, "B M"]]:
+    if fixed.weights is not None:
+        return np.full(len(keys), -1), fixed.weights.copy()
+    if fixed.user is not None:
+        table = getattr(task.population, "weights", None)
+        if table is None:
+            raise ValueError(
+                "options['user'] needs a finite population; users of this one never recur. "
+                "Give options['weights'] instead"
+            )
+        if (fixed.user < 0).any() or (fixed.user >= len(table)).any():
+            raise ValueError(f"options['user'] must be in 0..{len(table) - 1}, got {fixed.user}")
+        return fixed.user.copy(), table[fixed.user]
+    user, weights = task.population.draw(keys, task.user_split)
+    return user, weights
+
+
+def _draw_prompts(
+    task: Task, keys: UInt64[np.ndarray, "B"], fixed: Fixed
+) -> Int[np.ndarray, "T+1 B"]:
+    num = task.horizon + 1
+    if fixed.prompts is not None:
+        return np.repeat(np.resize(fixed.prompts, num)[:, None], len(keys), axis=1)
+    ids = task.prompts if fixed.split is None else task.bank.prompts(fixed.split)
+    if task.prompts_per_episode is None:
+        return ids[streams.integers(keys, Purpose.PROMPT, num, len(ids))]
+    size = task.prompts_per_episode
+    pool = ids[streams.integers(keys, Purpose.PROMPT_POOL, size, len(ids))]
+    return np.take_along_axis(pool, streams.integers(keys, Purpose.PROMPT, num, size), axis=0)
+
+
+def weights_at(episodes: Episodes, at: At) -> Float[np.ndarray, "B M"]:
+    """Returns every row's user weights at an interaction."""
+    if episodes.drift_to is None or episodes.drift_by is None:
+        return episodes.weights
+    by = episodes.drift_by[at][:, None]
+    return (1 - by) * episodes.weights + by * episodes.drift_to
+
+
+def candidates(
+    task: Task, episodes: Episodes, at: At
+) -> Int[np.ndarray, "B K"]:
+    """Returns the K responses on offer as rows of the flat tables, in the order shown."""
+    k = task.bank.num_responses
+    order = np.arange(k) if episodes.order is None else episodes.order[at]
+    return (episodes.prompt[at] * k)[:, None] + order
+
+
+def utilities(
+    scores: Float[np.ndarray, "B R M"], weights: Float[np.ndarray, "B M"]
+) -> Float[np.ndarray, "B R"]:
+    """Returns the utility of R responses: weights @ scores (PersonalLLM, section 2)."""
+    return np.einsum("brm,bm->br", scores, weights)
+
+
+def observe(
+    task: Task,
+    episodes: Episodes,
+    at: At,
+    *,
+    scores: bool = False,
+    weights: bool = False,
+    take: Take | None = None,
+) -> Observation:
+    """Returns what agents see at an interaction; privileged parts only when asked for."""
+    gather = take or _take
+    prompt = episodes.prompt[at]
+    if episodes.order is None:
+        responses = gather(task.bank.response_features, prompt)
+        seen = task.bank.scores[prompt] if scores or task.white_box else None
+    else:
+        rows = candidates(task, episodes, at)
+        responses = gather(task.flat_features, rows)
+        seen = task.flat_scores[rows] if scores or task.white_box else None
+    return Observation(
+        prompt=prompt.copy(),
+        prompt_features=gather(task.bank.prompt_features, prompt),
+        response_features=responses,
+        user=episodes.user.copy() if task.recognise else None,
+        scores=seen,
+        weights=weights_at(episodes, min_at(at, task.horizon - 1)).copy() if weights else None,
+    )
+
+
+def _take(table: NDArray[Any], index: NDArray[Any]) -> NDArray[Any]:
+    return table.take(index, axis=0)
+
+
+def min_at(at: At, last: int) -> At:
+    """Returns the clock held back to ``last``, for what has no entry after the episode."""
+    return min(at, last) if isinstance(at, int) else (np.minimum(at[0], last), at[1])
+
+
+def step(
+    task: Task, episodes: Episodes, at: At, action: Action, *, regret: bool = False
+) -> tuple[Feedback, Diagnostics]:
+    """Returns what the users say to ``action`` and what a report may know; deterministic.
+
+    ``regret`` costs about as much as everything else together, since all K responses are
+    scored.
+    """
+    weights = weights_at(episodes, at)
+    everything = None
+    if regret or task.feedback.needs_candidates:
+        rows = candidates(task, episodes, at)
+        everything = utilities(task.flat_scores.take(rows, axis=0), weights)
+        shown = np.take_along_axis(everything, action, axis=1)
+    else:
+        rows = _shown_rows(task, episodes, at, action)
+        shown = utilities(task.flat_scores.take(rows, axis=0), weights)
+    served = Served(shown, everything, action)
+    utility = mean_shown(shown)
+    feedback = _speak(task.feedback, episodes, at, served, utility)
+    best = None if not regret or everything is None else everything.max(axis=1)
+    return feedback, Diagnostics(utility, None if best is None else best - utility)
+
+
+def _shown_rows(
+    task: Task, episodes: Episodes, at: At, action: Action
+) -> Int[np.ndarray, "B S"]:
+    if episodes.order is not None:
+        action = np.take_along_axis(episodes.order[at], action, axis=1)
+    return (episodes.prompt[at] * task.bank.num_responses)[:, None] + action
+
+
+def _speak(
+    model: FeedbackModel,
+    episodes: Episodes,
+    at: At,
+    served: Served,
+    utility: Float[np.ndarray, "B"],
+) -> Feedback:
+    said = {
+        channel.name: channel.say(served, noise[at])
+        for channel, noise in zip(model.channels, episodes.noise, strict=True)
+    }
+    first = model.channels[0]
+    reward = first.reward(said[first.name], served.action)
+    if episodes.heard is None:
+        heard = np.ones(len(utility), dtype=bool)
+    else:
+        heard = episodes.heard[at].copy()
+        reward = reward * heard
+        said = {name: value * heard for name, value in said.items()}
+    if model.leave is None or episodes.leave is None:
+        left = np.zeros(len(utility), dtype=bool)
+    else:
+        unhappy = utility < np.float32(model.leave.threshold)
+        left = unhappy & (episodes.leave[at] < model.leave.probability)
+    return Feedback(reward, heard, said, left)

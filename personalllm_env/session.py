@@ -1,0 +1,120 @@
+"""The clock over ``core``: which episode each row is in, how far, and what is still to arrive.
+
+Environments and the runner share it; it holds no dynamics.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections import deque
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from personalllm_env import core
+from personalllm_env.core import At, Fixed, Take, Task
+from personalllm_env.streams import stream_keys
+from personalllm_env.types import Action, Diagnostics, Feedback, Observation
+
+
+class Session:
+    """B rows of one task, each in its own episode.
+
+    Attributes:
+        task: The decision problem.
+        rows: (B,) the row numbers that name the streams.
+        regret: Whether steps compute regret.
+        episodes: What was drawn for the current episodes.
+        t: Interactions so far: one int while all rows are in step, else (B,).
+    """
+
+    episodes: core.Episodes
+    t: int | Int[np.ndarray, "B"]
+
+    def __init__(self, task: Task, rows: Int[np.ndarray, "B"], *, regret: bool = False) -> None:
+        self.task, self.rows, self.regret = task, rows, regret
+        self.seed: int | None = None
+        self._episode = np.full(len(rows), -1)
+        self._every = np.arange(len(rows))
+        self._late: deque[Feedback] = deque()
+
+    def begin(
+        self,
+        seed: int | None = None,
+        mask: Bool[np.ndarray, "B"] | None = None,
+        fixed: Fixed = Fixed(),
+    ) -> None:
+        """Begins the next episode of the rows in ``mask`` (of all by default).
+
+        Args:
+            seed: A new root seed, which makes the episode the first of that seed; None goes on
+                to the row's next episode. Without any seed so far, one is taken from the
+                operating system.
+            mask: Which rows; the others are left as they are.
+            fixed: What is held fixed in these episodes.
+        """
+        if seed is not None or self.seed is None:
+            self.seed = secrets.randbits(128) if seed is None else seed
+            self._episode = np.full(len(self.rows), -1)
+        if mask is None or mask.all():
+            self._episode = self._episode + 1
+            keys = stream_keys(self.seed, self.rows, self._episode)
+            self.episodes, self.t = core.draw_episodes(self.task, keys, fixed), 0
+            self._late = deque(self._silence() for _ in range(self.task.feedback.delay))
+            return
+        chosen = np.flatnonzero(mask)
+        self._episode = self._episode + mask
+        keys = stream_keys(self.seed, self.rows[chosen], self._episode[chosen])
+        self.episodes.replace_columns(chosen, core.draw_episodes(self.task, keys, fixed))
+        self.t = np.where(mask, 0, self.t)
+        self._late = deque(_hush(feedback, ~mask) for feedback in self._late)
+
+    @property
+    def at(self) -> At:
+        """Where in the episodes each row is."""
+        return self.t if isinstance(self.t, int) else (self.t, self._every)
+
+    @property
+    def elapsed(self) -> Float[np.ndarray, "B"]:
+        """The share of the episode that is over, per row, float32."""
+        share = np.full(len(self.rows), self.t, dtype=np.float32)
+        share /= np.float32(self.task.horizon)
+        return share
+
+    def observe(
+        self, *, scores: bool = False, weights: bool = False, take: Take | None = None
+    ) -> Observation:
+        """Returns what agents see now."""
+        return core.observe(
+            self.task, self.episodes, self.at, scores=scores, weights=weights, take=take
+        )
+
+    def step(self, action: Action) -> tuple[Feedback, Diagnostics]:
+        """Serves ``action``; what is heard may be about an earlier interaction."""
+        feedback, diagnostics = core.step(
+            self.task, self.episodes, self.at, action, regret=self.regret
+        )
+        self.t = self.t + 1
+        if self.task.feedback.delay:
+            self._late.append(feedback)
+            feedback = self._late.popleft()._replace(left=feedback.left)
+        return feedback, diagnostics
+
+    @property
+    def over(self) -> Bool[np.ndarray, "B"]:
+        """Whether each row has had its T interactions."""
+        if isinstance(self.t, int):
+            return np.full(len(self.rows), self.t >= self.task.horizon)
+        return self.t >= self.task.horizon
+
+    def _silence(self) -> Feedback:
+        b = len(self.rows)
+        zero, no = np.zeros(b, np.float32), np.zeros(b, bool)
+        said = {channel.name: zero for channel in self.task.feedback.channels}
+        return Feedback(zero, no, said, no)
+
+
+def _hush(feedback: Feedback, keep: Bool[np.ndarray, "B"]) -> Feedback:
+    """Silences the rows that are not kept."""
+    said = {name: value * keep for name, value in feedback.said.items()}
+    return Feedback(feedback.reward * keep, feedback.heard & keep, said, feedback.left)
