@@ -24,7 +24,8 @@ from personalllm_env.types import Action, Diagnostics, Feedback, Observation, Pr
 from personalllm_env.users import DirichletUsers, Drift, Population
 
 At: TypeAlias = int | tuple[Int[np.ndarray, "B"], Int[np.ndarray, "B"]]
-"""The clock: one interaction number for all rows, or (numbers, rows). Indexes (T, B) arrays."""
+"""The clock: one interaction number for all columns of the episodes, or (interaction, column)
+pairs, which may repeat a column. Either indexes (T, B) arrays."""
 
 Take: TypeAlias = Callable[[NDArray[Any], NDArray[Any]], NDArray[Any]]
 """Gathers rows of a table into memory that nobody else holds."""
@@ -157,6 +158,13 @@ class Fixed(NamedTuple):
     prompts: Int[np.ndarray, "T"] | None = None  # the same for all rows
     split: Split | None = None
 
+    def rows(self, rows: Int[np.ndarray, "b"]) -> Fixed:
+        """Returns what holds for some of the rows."""
+        return self._replace(
+            user=None if self.user is None else self.user[rows],
+            weights=None if self.weights is None else self.weights[rows],
+        )
+
 
 def draw_episodes(task: Task, keys: UInt64[np.ndarray, "B"], fixed: Fixed = Fixed()) -> Episodes:
     """Draws one episode per stream."""
@@ -218,15 +226,19 @@ def _draw_prompts(
 
 def weights_at(episodes: Episodes, at: At) -> Float[np.ndarray, "B M"]:
     """Returns every row's user weights at an interaction."""
+    weights = per_row(episodes.weights, at)
     if episodes.drift_to is None or episodes.drift_by is None:
-        return episodes.weights
+        return weights
     by = episodes.drift_by[at][:, None]
-    return (1 - by) * episodes.weights + by * episodes.drift_to
+    return (1 - by) * weights + by * per_row(episodes.drift_to, at)
 
 
-def candidates(
-    task: Task, episodes: Episodes, at: At
-) -> Int[np.ndarray, "B K"]:
+def per_row(values: NDArray[Any], at: At) -> NDArray[Any]:
+    """Returns what belongs to the rows that the clock names."""
+    return values if isinstance(at, int) else values[at[1]]
+
+
+def candidates(task: Task, episodes: Episodes, at: At) -> Int[np.ndarray, "B K"]:
     """Returns the K responses on offer as rows of the flat tables, in the order shown."""
     k = task.bank.num_responses
     order = np.arange(k) if episodes.order is None else episodes.order[at]
@@ -263,7 +275,7 @@ def observe(
         prompt=prompt.copy(),
         prompt_features=gather(task.bank.prompt_features, prompt),
         response_features=responses,
-        user=episodes.user.copy() if task.recognise else None,
+        user=per_row(episodes.user, at).copy() if task.recognise else None,
         scores=seen,
         weights=weights_at(episodes, min_at(at, task.horizon - 1)).copy() if weights else None,
     )
@@ -327,11 +339,20 @@ def _speak(
         heard = np.ones(len(utility), dtype=bool)
     else:
         heard = episodes.heard[at].copy()
-        reward = reward * heard
-        said = {name: value * heard for name, value in said.items()}
+        # np.where, since a product with False would keep the sign in a -0.0.
+        reward = np.where(heard, reward, np.float32(0))
+        said = {name: np.where(heard, value, np.float32(0)) for name, value in said.items()}
     if model.leave is None or episodes.leave is None:
         left = np.zeros(len(utility), dtype=bool)
     else:
         unhappy = utility < np.float32(model.leave.threshold)
         left = unhappy & (episodes.leave[at] < model.leave.probability)
     return Feedback(reward, heard, said, left)
+
+
+def encode_feedback(task: Task, feedback: Feedback) -> Float[np.ndarray, "B W"]:
+    """Returns what was said as float32 numbers for an observation; 0 where silent."""
+    encoded = task.feedback.encode(feedback.said, task.bank.num_responses)
+    if task.feedback.silence is not None or task.feedback.delay:
+        encoded *= feedback.heard[:, None]  # a click's one-hot of 0 is not zero
+    return encoded

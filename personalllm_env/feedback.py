@@ -38,6 +38,10 @@ class Channel(Protocol):
         """Returns how many numbers an observation needs for what is said."""
         ...
 
+    def bounds(self, limit: float) -> tuple[float, float]:
+        """Returns the least and the largest encoded value, for utilities within +-limit."""
+        ...
+
     def noise(self, keys: UInt64[np.ndarray, "B"], horizon: int) -> Float[np.ndarray, "T B"]:
         """Draws an episode's worth of noise."""
         ...
@@ -94,6 +98,11 @@ class Reward:
         """One number."""
         return 1
 
+    def bounds(self, limit: float) -> tuple[float, float]:
+        """Utility plus the largest noise there is."""
+        limit += streams.MAX_NORMAL * self.noise_sd
+        return -limit, limit
+
     def noise(self, keys: UInt64[np.ndarray, "B"], horizon: int) -> Float[np.ndarray, "T B"]:
         """Returns normal noise of sd ``noise_sd``."""
         draws = streams.normal(keys, Purpose.REWARD, horizon)
@@ -142,6 +151,10 @@ class Like:
     def width(self, num_responses: int) -> int:
         """One number."""
         return 1
+
+    def bounds(self, limit: float) -> tuple[float, float]:
+        """0 to 1."""
+        return 0.0, 1.0
 
     def noise(self, keys: UInt64[np.ndarray, "B"], horizon: int) -> Float[np.ndarray, "T B"]:
         """Returns uniform numbers."""
@@ -194,6 +207,10 @@ class Stars:
     def width(self, num_responses: int) -> int:
         """One number."""
         return 1
+
+    def bounds(self, limit: float) -> tuple[float, float]:
+        """0 (silent) to the number of stars."""
+        return 0.0, len(self.cuts) + 1.0
 
     def noise(self, keys: UInt64[np.ndarray, "B"], horizon: int) -> Float[np.ndarray, "T B"]:
         """Returns normal noise of sd ``noise_sd``."""
@@ -249,6 +266,10 @@ class Choice:
         """One number."""
         return 1
 
+    def bounds(self, limit: float) -> tuple[float, float]:
+        """-1 to 1."""
+        return -1.0, 1.0
+
     def noise(self, keys: UInt64[np.ndarray, "B"], horizon: int) -> Float[np.ndarray, "T B"]:
         """Returns uniform numbers."""
         return streams.uniform(keys, Purpose.CHOICE, horizon)
@@ -295,6 +316,10 @@ class Click:
     def width(self, num_responses: int) -> int:
         """One number per response."""
         return num_responses
+
+    def bounds(self, limit: float) -> tuple[float, float]:
+        """0 to 1."""
+        return 0.0, 1.0
 
     def noise(self, keys: UInt64[np.ndarray, "B"], horizon: int) -> Float[np.ndarray, "T B"]:
         """Returns uniform numbers."""
@@ -390,6 +415,15 @@ class FeedbackModel:
         """Returns what was said as one float32 row per user, channel after channel."""
         parts = [c.encode(said[c.name], num_responses) for c in self.channels]
         return parts[0].copy() if len(parts) == 1 else np.concatenate(parts, axis=1)
+
+    def decode(self, encoded: Float[np.ndarray, "W"], num_responses: int) -> dict[str, float]:
+        """Returns what one row's encoded numbers say, per channel; the inverse of ``encode``."""
+        widths = [channel.width(num_responses) for channel in self.channels]
+        parts = np.split(encoded, np.cumsum(widths)[:-1])
+        return {
+            channel.name: float(part[0] if len(part) == 1 else part.argmax())
+            for channel, part in zip(self.channels, parts, strict=True)
+        }
 
 
 CHANNELS: dict[str, Callable[..., Channel]] = {

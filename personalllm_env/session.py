@@ -65,7 +65,8 @@ class Session:
         chosen = np.flatnonzero(mask)
         self._episode = self._episode + mask
         keys = stream_keys(self.seed, self.rows[chosen], self._episode[chosen])
-        self.episodes.replace_columns(chosen, core.draw_episodes(self.task, keys, fixed))
+        new = core.draw_episodes(self.task, keys, fixed.rows(chosen))
+        self.episodes.replace_columns(chosen, new)
         self.t = np.where(mask, 0, self.t)
         self._late = deque(_hush(feedback, ~mask) for feedback in self._late)
 
@@ -91,8 +92,9 @@ class Session:
 
     def step(self, action: Action) -> tuple[Feedback, Diagnostics]:
         """Serves ``action``; what is heard may be about an earlier interaction."""
+        at = core.min_at(self.at, self.task.horizon - 1)  # rows that are over are not looked at
         feedback, diagnostics = core.step(
-            self.task, self.episodes, self.at, action, regret=self.regret
+            self.task, self.episodes, at, action, regret=self.regret
         )
         self.t = self.t + 1
         if self.task.feedback.delay:
@@ -116,5 +118,7 @@ class Session:
 
 def _hush(feedback: Feedback, keep: Bool[np.ndarray, "B"]) -> Feedback:
     """Silences the rows that are not kept."""
-    said = {name: value * keep for name, value in feedback.said.items()}
-    return Feedback(feedback.reward * keep, feedback.heard & keep, said, feedback.left)
+    zero = np.float32(0)
+    said = {name: np.where(keep, value, zero) for name, value in feedback.said.items()}
+    reward = np.where(keep, feedback.reward, zero)
+    return Feedback(reward, feedback.heard & keep, said, feedback.left)

@@ -1,0 +1,1 @@
+"""Gymnasium environments; made through ``gymnasium.make`` once the package is imported."""

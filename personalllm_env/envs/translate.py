@@ -1,0 +1,171 @@
+"""Between the core's records and Gymnasium's spaces; shared by the single and vector envs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import numpy as np
+from gymnasium import spaces
+from jaxtyping import Int
+
+from personalllm_env.bank import ResponseBank, Split
+from personalllm_env.core import Fixed, Task
+from personalllm_env.data import load_bank
+from personalllm_env.feedback import FeedbackSpec, feedback_model
+from personalllm_env.users import (
+    DirichletUsers,
+    Drift,
+    GradualDrift,
+    Population,
+    SuddenDrift,
+    check_weights,
+)
+
+ObservationKind = Literal["features", "ids"]
+
+_DRIFTS: dict[str, type[GradualDrift] | type[SuddenDrift]] = {
+    "gradual": GradualDrift,
+    "sudden": SuddenDrift,
+}
+OPTIONS = ("user", "weights", "prompts", "split", "reset_mask")
+
+
+def task_from_settings(
+    *,
+    num_shown: int = 1,
+    feedback: FeedbackSpec | None = None,
+    bank: ResponseBank | str = "synthetic",
+    population: Population | None = None,
+    concentration: float | tuple[float, ...] | list[float] = 0.05,
+    horizon: int = 50,
+    split: Split = "train",
+    user_split: Split = "all",
+    prompts_per_episode: int | None = None,
+    shuffle: bool = False,
+    drift: Drift | str | Mapping[str, Mapping[str, Any]] | None = None,
+    recognise: bool = False,
+    white_box: bool = False,
+) -> Task:
+    """Builds a task from an environment's keywords, all of which may be plain JSON."""
+    loaded = load_bank(bank)
+    if population is None:
+        several = isinstance(concentration, tuple | list)
+        laws = tuple(concentration) if several else concentration  # type: ignore[arg-type]
+        population = DirichletUsers(loaded.num_reward_models, laws)  # type: ignore[arg-type]
+    return Task(
+        bank=loaded,
+        population=population,
+        feedback=feedback_model(feedback or ("choice" if num_shown == 2 else "reward")),
+        horizon=horizon,
+        num_shown=num_shown,
+        split=split,
+        user_split=user_split,
+        prompts_per_episode=prompts_per_episode,
+        shuffle=shuffle,
+        drift=_drift(drift),
+        recognise=recognise,
+        white_box=white_box,
+    )
+
+
+def _drift(spec: Drift | str | Mapping[str, Mapping[str, Any]] | None) -> Drift | None:
+    if spec is None or isinstance(spec, GradualDrift | SuddenDrift):
+        return spec
+    name, settings = (spec, {}) if isinstance(spec, str) else next(iter(spec.items()))
+    if name not in _DRIFTS:
+        raise ValueError(f"unknown drift {name!r}; known: {', '.join(_DRIFTS)}")
+    return _DRIFTS[name](**settings)
+
+
+class AnyText(spaces.Text):
+    """Text of any characters, up to a length; ``spaces.Text`` admits a fixed alphabet only."""
+
+    def contains(self, x: Any) -> bool:
+        """Says whether ``x`` is a string that is not too long."""
+        return isinstance(x, str) and len(x) <= self.max_length
+
+
+def check_kind(kind: str, task: Task, *, texts: bool) -> None:
+    """Raises ValueError where an observation of this kind cannot be built."""
+    if texts and task.bank.texts is None:
+        raise ValueError(f"texts=True needs a bank with texts; {task.bank.name!r} has none")
+    if kind not in ("features", "ids"):
+        raise ValueError(f"observation must be 'features' or 'ids', got {kind!r}")
+    if kind == "ids" and task.shuffle:
+        raise ValueError(
+            "observation='ids' does not tell the order of the responses; use shuffle=False"
+        )
+
+
+def observation_space(
+    task: Task, kind: ObservationKind, *, texts: bool = False
+) -> spaces.Dict:
+    """Returns the space of one row's observation, every bound finite and taken from the bank."""
+    bank, k = task.bank, task.bank.num_responses
+    limit = float(np.abs(bank.scores).max())
+    bounds = [c.bounds(limit) for c in task.feedback.channels for _ in range(c.width(k))]
+    low, high = np.array([(min(lo, 0.0), hi) for lo, hi in bounds], dtype=np.float32).T
+    parts: dict[str, spaces.Space[Any]] = {
+        "feedback": spaces.Box(low, high, dtype=np.float32),
+        "heard": spaces.Box(0, 1, (1,), np.float32),
+        "step": spaces.Box(0, 1, (1,), np.float32),
+    }
+    if kind == "ids":
+        parts["prompt"] = spaces.Discrete(bank.num_prompts)
+    else:
+        parts["prompt_features"] = _box(bank.prompt_features, (bank.num_features,))
+        parts["response_features"] = _box(bank.response_features, (k, bank.num_features))
+    if task.recognise:
+        num_users = len(getattr(task.population, "weights", ()))
+        if num_users == 0:
+            raise ValueError("recognise=True needs a finite population, whose users recur")
+        parts["user"] = spaces.Discrete(num_users)
+    if task.white_box:
+        parts["privileged_scores"] = _box(bank.scores, (k, bank.num_reward_models))
+    if texts and bank.texts is not None:
+        longest = max(len(text) for row in bank.texts.responses for text in row)
+        parts["prompt_text"] = AnyText(max(map(len, bank.texts.prompts)), min_length=0)
+        parts["response_texts"] = spaces.Tuple([AnyText(longest, min_length=0)] * k)
+    return spaces.Dict(parts)
+
+
+def _box(table: np.ndarray, shape: tuple[int, ...]) -> spaces.Box:
+    limit = float(np.abs(table).max()) or 1.0
+    return spaces.Box(-limit, limit, shape, np.float32)
+
+
+def read_options(options: Mapping[str, Any] | None, task: Task, num_rows: int) -> Fixed:
+    """Reads ``reset(options=...)``.
+
+    Args:
+        options: ``user`` (a row of the population, or one per env), ``weights`` ((M,) or
+            (B, M), on the simplex), ``prompts`` (bank rows, repeated up to the horizon),
+            ``split``.
+        task: What they apply to.
+        num_rows: B.
+
+    Raises:
+        ValueError: If a key is unknown or a value does not fit.
+    """
+    options = options or {}
+    if unknown := sorted(set(options) - set(OPTIONS)):
+        raise ValueError(f"unknown reset options {unknown}; known: {', '.join(OPTIONS)}")
+    user, weights, prompts = (options.get(key) for key in ("user", "weights", "prompts"))
+    if user is not None:
+        user = np.broadcast_to(np.asarray(user, dtype=np.int64), (num_rows,))
+    if weights is not None:
+        m = task.bank.num_reward_models
+        weights = check_weights(np.broadcast_to(np.asarray(weights, np.float64), (num_rows, m)))
+    if prompts is not None:
+        prompts = _check_prompts(prompts, task.bank.num_prompts)
+    return Fixed(user, weights, prompts, options.get("split"))
+
+
+def _check_prompts(prompts: Any, num_prompts: int) -> Int[np.ndarray, "T"]:
+    ids = np.atleast_1d(np.asarray(prompts, dtype=np.int64))
+    if ids.ndim != 1 or len(ids) == 0 or (ids < 0).any() or (ids >= num_prompts).any():
+        raise ValueError(
+            f"options['prompts'] must be bank rows in 0..{num_prompts - 1}, got {prompts}"
+        )
+    return ids
