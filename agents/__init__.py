@@ -1,0 +1,20 @@
+"""Reference agents. Nothing in ``personalllm_env`` imports this package: it is reached by name.
+
+Whoever adds an agent adds one file and one line here.
+"""
+
+from __future__ import annotations
+
+AGENTS: dict[str, str] = {
+    "uniform": "personalllm_env.agents.simple:Uniform",
+    "best-responder": "personalllm_env.agents.simple:BestResponder",
+    "popular": "personalllm_env.agents.linear:Popular",
+    "epsilon-greedy": "personalllm_env.agents.linear:EpsilonGreedy",
+    "linucb": "personalllm_env.agents.linear:LinUCB",
+    "thompson": "personalllm_env.agents.linear:LinearThompson",
+    "exact-bayes": "personalllm_env.agents.bayes:ParticleBayes",
+    "popular-scores": "personalllm_env.agents.privileged:PopularFromScores",
+    "decoder-oracle": "personalllm_env.agents.privileged:DecoderOracle",
+    "oracle": "personalllm_env.agents.privileged:Oracle",
+}
+"""Names of the agents, and where they are. Loaded only when asked for."""

@@ -138,3 +138,11 @@ def normal(
     words = bits(keys, purpose, num)
     np.right_shift(words, np.uint64(48), out=words)
     return _normal_table().take(words.view(np.int64), mode="clip")
+
+
+def derived_seed(seed: int, purpose: str) -> int:
+    """Returns a root seed of its own for another purpose, hashed from ``seed``."""
+    import hashlib
+
+    digest = hashlib.blake2b(f"{purpose}:{seed}".encode(), digest_size=16).digest()
+    return int.from_bytes(digest, "little")

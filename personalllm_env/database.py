@@ -1,0 +1,101 @@
+"""Interactions of other users: who saw what, and what they said. Agents with ``fit`` learn here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from personalllm_env.core import Task, candidates
+from personalllm_env.session import Session
+from personalllm_env.streams import derived_seed
+
+
+@dataclass(frozen=True, eq=False)
+class Database:
+    """N interactions, sorted by user and then by time; features are looked up by bank row.
+
+    Attributes:
+        user: (N,) which historical user, from 0.
+        prompt: (N,) bank row of the prompt.
+        action: (N, S) which of the bank's K responses were shown (in the bank's order).
+        reward: (N,) what the user reported; 0 where silent.
+        heard: (N,) whether they said anything.
+        said: Per channel (N,); a click is in the bank's order.
+        prompt_features: (P, D) the bank's table.
+        response_features: (P, K, D) the bank's table.
+    """
+
+    user: Int[np.ndarray, "N"]
+    prompt: Int[np.ndarray, "N"]
+    action: Int[np.ndarray, "N S"]
+    reward: Float[np.ndarray, "N"]
+    heard: Bool[np.ndarray, "N"]
+    said: Mapping[str, Float[np.ndarray, "N"]]
+    prompt_features: Float[np.ndarray, "P D"]
+    response_features: Float[np.ndarray, "P K D"]
+
+    @property
+    def num_users(self) -> int:
+        """How many users the history is of."""
+        return int(self.user[-1]) + 1
+
+    @property
+    def offered(self) -> Float[np.ndarray, "N K D"]:
+        """Features of the K candidates of every interaction (made anew at each call)."""
+        return self.response_features[self.prompt]
+
+
+def record_history(task: Task, *, num_users: int, seed: int) -> Database:
+    """Lets uniformly random responses be shown to users of the task's train side.
+
+    Args:
+        task: Its train prompts and train users are used, whatever its own splits are.
+        num_users: How many users, each with a full episode. Interactions after a user has
+            left are not recorded; late feedback is attributed to what it is about.
+        seed: Of the history alone.
+
+    Returns:
+        The interactions.
+    """
+    has_split = getattr(task.population, "is_test", None) is not None
+    undelayed = replace(task.feedback, delay=0)  # the record is kept after everything arrived
+    task = replace(
+        task,
+        feedback=undelayed,
+        split="train",
+        user_split="train" if has_split else task.user_split,
+    )
+    session = Session(task, np.arange(num_users))
+    session.begin(derived_seed(seed, "history"))
+    rng = np.random.default_rng(derived_seed(seed, "history actions"))
+    k, s = task.bank.num_responses, task.num_shown
+    present = np.ones(num_users, bool)
+    steps = []
+    for t in range(task.horizon):
+        action = rng.random((num_users, k)).argsort(axis=1)[:, :s]
+        rows = candidates(task, session.episodes, session.at) % k  # shown order -> bank order
+        feedback, _ = session.step(action)
+        said = dict(feedback.said)
+        if "click" in said:
+            clicked = said["click"].astype(np.int64)[:, None]
+            in_bank = np.take_along_axis(rows, clicked, axis=1)[:, 0].astype(np.float32)
+            said["click"] = np.where(feedback.heard, in_bank, np.float32(0))
+        shown = np.take_along_axis(rows, action, axis=1)
+        prompt = session.episodes.prompt[t]
+        steps.append((prompt, shown, feedback.reward, feedback.heard, present, said))
+        present = present & ~feedback.left
+    prompt, shown, reward, heard, kept, told = zip(*steps, strict=True)
+    keep = np.stack(kept, axis=1).ravel()
+    return Database(
+        user=np.repeat(np.arange(num_users), task.horizon)[keep],
+        prompt=np.stack(prompt, axis=1).ravel()[keep],
+        action=np.stack(shown, axis=1).reshape(-1, s)[keep],
+        reward=np.stack(reward, axis=1).ravel()[keep],
+        heard=np.stack(heard, axis=1).ravel()[keep],
+        said={name: np.stack([x[name] for x in told], axis=1).ravel()[keep] for name in told[0]},
+        prompt_features=task.bank.prompt_features,
+        response_features=task.bank.response_features,
+    )

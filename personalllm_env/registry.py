@@ -1,0 +1,86 @@
+"""How agents are found: by a name that a package announces, or by ``module:Class``."""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import importlib
+from collections.abc import Mapping
+from importlib.metadata import EntryPoint, entry_points
+
+from personalllm_env.runner import Entrant
+
+GROUP = "personalllm_env.agents"
+"""The entry-point group: a value is an agent class, or a mapping of names to "module:Class"."""
+
+
+class UnknownAgentError(LookupError):
+    """Says which names there are."""
+
+
+def agent_names() -> dict[str, EntryPoint | str]:
+    """Returns every announced agent name and where its class is; nothing heavy is loaded."""
+    found: dict[str, EntryPoint | str] = {}
+    for point in entry_points(group=GROUP):
+        if point.attr == "AGENTS":  # a mapping: cheap to load by convention
+            found.update(point.load())
+        else:
+            found[point.name] = point
+    return found
+
+
+def find_agent(spec: str) -> Entrant:
+    """Finds an agent.
+
+    Args:
+        spec: A name (``linucb``) or ``module:Class``, with settings after an at sign:
+            ``linucb@exploration=0.5,ridge=10``.
+
+    Raises:
+        UnknownAgentError: If nothing of that name is announced or importable.
+        ValueError: If the settings cannot be read.
+    """
+    name, _, tail = spec.partition("@")
+    where = name if ":" in name else agent_names().get(name)
+    if where is None:
+        known = sorted(agent_names())
+        near = difflib.get_close_matches(name, known, 1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise UnknownAgentError(
+            f"no agent is called {name!r}; {hint}known: {', '.join(known)}, or module:Class"
+        )
+    return Entrant(spec, _load(where), _settings(spec, tail))
+
+
+def _load(where: EntryPoint | str) -> type:
+    if isinstance(where, EntryPoint):
+        loaded = where.load()
+    else:
+        module, _, attribute = where.partition(":")
+        try:
+            loaded = getattr(importlib.import_module(module), attribute)
+        except (ImportError, AttributeError) as error:
+            raise UnknownAgentError(f"cannot load agent {where!r}: {error}") from error
+    if not isinstance(loaded, type) or isinstance(loaded, Mapping):
+        raise UnknownAgentError(f"agent {where!r} is not a class but {loaded!r}")
+    if missing := [n for n in ("privileges", "reset", "act", "update") if not hasattr(loaded, n)]:
+        # Methods may be set in the constructor; what a class must state is its privileges.
+        if "privileges" in missing:
+            raise UnknownAgentError(
+                f"agent class {loaded.__name__} does not state its privileges; an honest agent "
+                "has `privileges = frozenset()`"
+            )
+    return loaded
+
+
+def _settings(spec: str, tail: str) -> dict[str, object]:
+    settings: dict[str, object] = {}
+    for item in filter(None, tail.split(",")):
+        key, equals, value = item.partition("=")
+        if not equals or not key.isidentifier():
+            raise ValueError(f"agent {spec!r}: expected name=value, got {item!r}")
+        try:
+            settings[key] = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            settings[key] = value
+    return settings

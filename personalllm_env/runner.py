@@ -1,0 +1,171 @@
+"""The one loop: any agent on any task, and what a report needs of it as columns."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from personalllm_env.bank import linear_decoder
+from personalllm_env.core import Task
+from personalllm_env.database import Database, record_history
+from personalllm_env.session import Session
+from personalllm_env.streams import derived_seed
+from personalllm_env.types import PRIVILEGES, Agent, LearnsFromHistory, PriorKnowledge
+
+_PRIOR_SAMPLE = 4096  # users shown to agents that may know the population
+
+
+class Run(NamedTuple):
+    """What one agent did for B users over T interactions."""
+
+    utility: Float[np.ndarray, "B T"]  # of what was shown; 0 after the user has left
+    regret: Float[np.ndarray, "B T"]  # best utility minus that; grows on after they have left
+    present: Bool[np.ndarray, "B T"]  # whether the user was still there
+    seconds: float  # spent inside the agent (act and update)
+
+
+Progress = Callable[[int], None]
+"""Called with a number of interactions (of all users at once) that are done."""
+
+
+def run(
+    agent: Agent, task: Task, *, num_users: int, seed: int, progress: Progress | None = None
+) -> Run:
+    """Runs an agent on ``num_users`` fresh users, all at once.
+
+    Users, prompts and noise are functions of ``seed`` alone, so agents given the same one are
+    paired. A user who has left is served nothing, which is worth 0 (the average response).
+    """
+    session = Session(task, np.arange(num_users), regret=True)
+    session.begin(derived_seed(seed, "evaluation"))
+    agent.reset(num_users, np.random.default_rng(derived_seed(seed, "agent")))
+    sees = {"scores": "scores" in agent.privileges, "weights": "weights" in agent.privileges}
+    utility = np.empty((num_users, task.horizon))
+    best, present = np.empty_like(utility), np.empty(utility.shape, dtype=bool)
+    there, seconds = np.ones(num_users, dtype=bool), 0.0
+    waiting: deque[tuple[object, object]] = deque()
+    for t in range(task.horizon):
+        observation = session.observe(**sees)
+        start = time.perf_counter()
+        action = agent.act(observation)
+        seconds += time.perf_counter() - start
+        feedback, diagnostics = session.step(_checked(action, task, num_users))
+        waiting.append((observation, action))
+        if len(waiting) > task.feedback.delay:
+            then, did = waiting.popleft()
+            heard = feedback._replace(heard=feedback.heard & there)
+            start = time.perf_counter()
+            agent.update(then, did, heard)  # type: ignore[arg-type]
+            seconds += time.perf_counter() - start
+        present[:, t] = there
+        utility[:, t] = diagnostics.utility
+        best[:, t] = diagnostics.utility + diagnostics.regret
+        there = there & ~feedback.left
+        if progress is not None:
+            progress(1)
+    utility[~present] = 0.0
+    return Run(utility, best - utility, present, seconds)
+
+
+def _checked(action: object, task: Task, num_users: int) -> np.ndarray:
+    array, k = np.asarray(action), task.bank.num_responses
+    expected = (num_users, task.num_shown)
+    if array.shape != expected or array.dtype.kind not in "iu":
+        raise ValueError(
+            f"act must return integers of shape {expected}, got {array.dtype} {array.shape}"
+        )
+    if (array < 0).any() or (array >= k).any():
+        raise ValueError(f"act must return responses in 0..{k - 1}, got {array.min()}..{array.max()}")
+    return array
+
+
+def prior_for(agent_class: type, task: Task, seed: int = 0) -> PriorKnowledge:
+    """Returns what a class may know: the honest part, and the privileges it declares.
+
+    Raises:
+        ValueError: If a declared privilege is unknown.
+    """
+    privileges: frozenset[str] = agent_class.privileges  # type: ignore[attr-defined]
+    if unknown := sorted(privileges - PRIVILEGES):
+        raise ValueError(
+            f"{agent_class.__name__} declares unknown privileges {unknown}; "
+            f"known: {', '.join(sorted(PRIVILEGES))}"
+        )
+    prior = task.prior_knowledge()
+    if "population" in privileges:
+        rng = np.random.default_rng(derived_seed(seed, "prior sample"))
+        prior = replace(prior, population=task.population.sample(_PRIOR_SAMPLE, rng))
+    if "decoder" in privileges:
+        prior = replace(prior, decoder=linear_decoder(task.bank))
+    return prior
+
+
+class Entrant(NamedTuple):
+    """An agent in a comparison."""
+
+    name: str
+    agent_class: type
+    settings: dict[str, object]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What several agents did for the same users, prompts and noise.
+
+    Attributes:
+        runs: Per agent name, one ``Run`` per seed.
+        privileges: Per agent name, what it saw beyond an honest agent.
+        seeds: The seeds.
+    """
+
+    runs: dict[str, list[Run]]
+    privileges: dict[str, tuple[str, ...]]
+    seeds: tuple[int, ...]
+
+
+def compare(
+    entrants: Iterable[Entrant],
+    task: Task,
+    *,
+    seeds: Iterable[int] = (0, 1, 2),
+    num_users: int = 200,
+    history_users: int = 1000,
+    progress: Callable[[str, int], None] | None = None,
+) -> Comparison:
+    """Runs several agents on the test side of a task, after a history of its train side.
+
+    Args:
+        entrants: The agents.
+        task: The decision problem; agents with ``fit`` learn from its train prompts (and train
+            users), and all are measured on its test prompts (and test users).
+        seeds: One independent repetition each: another history, other users and prompts.
+        num_users: Users per seed.
+        history_users: How many other users agents with ``fit`` learn from; 0 for none.
+        progress: Called with an agent's name and a number of interactions done.
+    """
+    entrants, seeds = tuple(entrants), tuple(seeds)
+    has_split = getattr(task.population, "is_test", None) is not None
+    test = replace(task, split="test", user_split="test" if has_split else task.user_split)
+    runs: dict[str, list[Run]] = {entrant.name: [] for entrant in entrants}
+    for seed in seeds:
+        database: Database | None = None
+        for entrant in entrants:
+            agent = entrant.agent_class(prior_for(entrant.agent_class, task), **entrant.settings)
+            if history_users and isinstance(agent, LearnsFromHistory):
+                database = database or record_history(task, num_users=history_users, seed=seed)
+                agent.fit(database)
+
+            def tick(num: int, name: str = entrant.name) -> None:
+                if progress is not None:
+                    progress(name, num)
+
+            done = run(agent, test, num_users=num_users, seed=seed, progress=tick)
+            runs[entrant.name].append(done)
+    privileges = {e.name: tuple(sorted(e.agent_class.privileges)) for e in entrants}  # type: ignore[attr-defined]
+    return Comparison(runs, privileges, seeds)
