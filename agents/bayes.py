@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from personalllm_env.agents.choosing import best
+from personalllm_env.core import utilities
 from personalllm_env.feedback import Served
 from personalllm_env.types import Action, Feedback, Observation, PriorKnowledge
 
@@ -17,7 +18,8 @@ class ParticleBayes:
 
     The likelihood is the feedback channels' own, so the posterior is exact up to the number of
     particles. It shows the best under the posterior mean (which is greedy, and optimal for
-    the next interaction) or, with ``thompson``, under one draw.
+    the next interaction) or, with ``thompson``, under one draw. To duel, the second is always
+    the best under a draw, so that the two coincide once the user is known.
 
     Args:
         prior: What is known of the task, with a sample of the population.
@@ -46,14 +48,18 @@ class ParticleBayes:
         """Returns the best responses under the posterior."""
         assert observation.scores is not None, "granted by privileges"
         probability = self.posterior()
-        if self._thompson:
-            spot = self._rng.random((len(probability), 1))
-            drawn = (probability.cumsum(axis=1) < spot).sum(axis=1)
-            weights = self._particles[np.minimum(drawn, len(self._particles) - 1)]
-        else:
-            weights = probability @ self._particles
-        values = np.einsum("bkm,bm->bk", observation.scores, weights)
-        return best(values, self._prior.num_shown, self._rng)
+        shown = []
+        for s in range(self._prior.num_shown):
+            draw = self._thompson or s > 0
+            weights = self._draw(probability) if draw else probability @ self._particles
+            values = utilities(observation.scores, weights.astype(np.float32))
+            shown.append(best(values, 1, self._rng))
+        return np.hstack(shown)
+
+    def _draw(self, probability: Float[np.ndarray, "B J"]) -> Float[np.ndarray, "B M"]:
+        spot = self._rng.random((len(probability), 1))
+        drawn = (probability.cumsum(axis=1) < spot).sum(axis=1)
+        return self._particles[np.minimum(drawn, len(self._particles) - 1)]
 
     def update(self, observation: Observation, action: Action, feedback: Feedback) -> None:
         """Multiplies the particles' probabilities by the likelihood of what was said."""

@@ -417,12 +417,14 @@ class FeedbackModel:
         parts = [c.encode(said[c.name], num_responses) for c in self.channels]
         return parts[0].copy() if len(parts) == 1 else np.concatenate(parts, axis=1)
 
-    def decode(self, encoded: Float[np.ndarray, "W"], num_responses: int) -> dict[str, float]:
-        """Returns what one row's encoded numbers say, per channel; the inverse of ``encode``."""
+    def decode(
+        self, encoded: Float[np.ndarray, "B W"], num_responses: int
+    ) -> dict[str, Float[np.ndarray, "B"]]:
+        """Returns what encoded numbers say, per channel; the inverse of ``encode``."""
         widths = [channel.width(num_responses) for channel in self.channels]
-        parts = np.split(encoded, np.cumsum(widths)[:-1])
+        parts = np.split(encoded, np.cumsum(widths)[:-1], axis=1)
         return {
-            channel.name: float(part[0] if len(part) == 1 else part.argmax())
+            channel.name: part[:, 0] if part.shape[1] == 1 else part.argmax(axis=1).astype("f4")
             for channel, part in zip(self.channels, parts, strict=True)
         }
 

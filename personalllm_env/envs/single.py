@@ -224,13 +224,15 @@ class PersonalEnv(gym.Env[Obs, Any]):
     def _remember(
         self, t: int, action: Any, said: Float[np.ndarray, "W"], *, heard: bool, left: bool
     ) -> None:
+        k = self.task.bank.num_responses
+        told = self.task.feedback.decode(said[None], k) if heard else {}
         self._scene = Scene.of(
             self.task,
             self._prompt[t],
             self._order(t),
             t=t,
             picked=tuple(np.atleast_1d(action).tolist()),
-            said=self.task.feedback.decode(said, self.task.bank.num_responses) if heard else {},
+            said={name: float(value[0]) for name, value in told.items()},
             left=left,
         )
         if self.render_mode == "human":

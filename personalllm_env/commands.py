@@ -1,0 +1,215 @@
+"""What the command line does, apart from reading its arguments."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from personalllm_env.bank import decodable_share, linear_decoder
+from personalllm_env.core import Task
+from personalllm_env.data import load_bank
+from personalllm_env.envs.translate import task_from_settings
+from personalllm_env.registry import agent_names, find_agent
+from personalllm_env.report import Estimate, Row, summarise, write_columns
+from personalllm_env.runner import Comparison, Entrant, compare
+
+
+def check_positive(**numbers: int) -> None:
+    """Raises ValueError naming the first number below 1."""
+    for name, number in numbers.items():
+        if number < 1:
+            raise ValueError(f"{name} must be at least 1, got {number}")
+
+
+def entrants(names: Iterable[str], references: Iterable[str]) -> list[Entrant]:
+    """Finds the agents, adding the references that a score needs."""
+    wanted = list(dict.fromkeys(names))
+    missing = [name for name in references if name not in wanted]
+    return [find_agent(name) for name in (*missing, *wanted)]
+
+
+def build_task(
+    bank: str, *, duel: bool, feedback: Any, concentration: float, horizon: int
+) -> Task:
+    """Builds the task of a comparison."""
+    return task_from_settings(
+        bank=bank,
+        num_shown=2 if duel else 1,
+        feedback=feedback,
+        concentration=concentration,
+        horizon=horizon,
+    )
+
+
+def run_comparison(
+    chosen: list[Entrant],
+    task: Task,
+    *,
+    num_seeds: int,
+    num_users: int,
+    history_users: int,
+    console: Console,
+) -> Comparison:
+    """Runs a comparison under a progress bar."""
+    total = len(chosen) * num_seeds * task.horizon
+    columns = (
+        TextColumn("{task.description:<16}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("rounds"),
+        TimeRemainingColumn(),
+    )
+    start = time.perf_counter()
+    with Progress(*columns, console=console, transient=True) as bar:
+        line = bar.add_task("starting", total=total)
+
+        def tick(name: str, num: int) -> None:
+            bar.update(line, advance=num, description=name)
+
+        result = compare(
+            chosen,
+            task,
+            seeds=range(num_seeds),
+            num_users=num_users,
+            history_users=history_users,
+            progress=tick,
+        )
+    console.print(
+        f"{len(chosen)} agents x {num_seeds} seeds x {num_users} users x {task.horizon} "
+        f"interactions in {time.perf_counter() - start:.1f} s on {task.bank!r}",
+        highlight=False,
+    )
+    return result
+
+
+def show_comparison(result: Comparison, task: Task, console: Console) -> None:
+    """Prints the table, best regret last."""
+    said = " + ".join(channel.name for channel in task.feedback.channels)
+    table = Table(title=f"{task.bank.name}: feedback {said}, {task.horizon} interactions per user")
+    table.add_column("agent", no_wrap=True)
+    for name in ("cumulative regret", "normalised score", "personalisation gain"):
+        table.add_column(name, justify="right")
+    table.add_column("best picks", justify="right")
+    table.add_column("us/decision", justify="right")
+    for row in sorted(summarise(result), key=lambda r: -r.regret.value):
+        table.add_row(*_cells(row), style="dim" if row.privileges else "")
+    console.print(table)
+    console.print(
+        "95 % intervals: paired bootstrap over users of all seeds. Score: 0 = uniform, 1 = "
+        "oracle. Gain: 0 = popular, 1 = oracle.\n* sees what no real system could "
+        "(`personalllm-env agents` says what).",
+        style="dim",
+        highlight=False,
+    )
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    return (
+        row.agent + (" *" if row.privileges else ""),
+        _number(row.regret, 2),
+        _number(row.score, 3),
+        _number(row.gain, 3),
+        f"{100 * row.best_picks:.0f} %",
+        f"{row.microseconds:.1f}",
+    )
+
+
+def _number(estimate: Estimate, digits: int) -> str:
+    if np.isnan(estimate.value):
+        return "-"
+    text = f"{estimate.value:.{digits}f}"
+    if np.isnan(estimate.low) or estimate.low == estimate.high:
+        return text
+    return f"{text} [{estimate.low:.{digits}f}, {estimate.high:.{digits}f}]"
+
+
+def save_comparison(result: Comparison, task: Task, out: Path, console: Console) -> None:
+    """Writes columns, the summary and the plots into a folder."""
+    from personalllm_env.plots import plot_learning_curves, plot_regret
+
+    title = f"{task.bank.name}, {' + '.join(c.name for c in task.feedback.channels)}"
+    write_columns(result, out / "columns.parquet")
+    _write_text(out / "summary.csv", _summary_csv(result))
+    plot_learning_curves(result, out / "learning_curves.png", title=title)
+    plot_regret(result, out / "regret.png", title=title)
+    names = "columns.parquet, summary.csv, learning_curves.png, regret.png"
+    console.print(f"Saved to {out}: {names}", highlight=False, soft_wrap=True)
+
+
+def _summary_csv(result: Comparison) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    measures = ("regret", "score", "gain")
+    ends = ("", "_low", "_high")
+    writer.writerow(
+        ["agent", "privileges", *(m + e for m in measures for e in ends), "best_picks", "us"]
+    )
+    for row in summarise(result):
+        numbers = [x for m in measures for x in getattr(row, m)]
+        writer.writerow(
+            [row.agent, " ".join(row.privileges), *numbers, row.best_picks, row.microseconds]
+        )
+    return text.getvalue()
+
+
+def _write_text(path: Path, text: str) -> None:
+    scratch = path.with_name(f".{path.name}.tmp")
+    scratch.write_text(text, encoding="utf-8")
+    os.replace(scratch, path)
+
+
+def show_agents(console: Console) -> None:
+    """Prints the agents' names, privileges and what they are."""
+    table = Table()
+    for name in ("agent", "sees beyond an honest agent", "what it is"):
+        table.add_column(name)
+    for name in agent_names():
+        cls = find_agent(name).agent_class
+        privileges = ", ".join(sorted(cls.privileges))  # type: ignore[attr-defined]
+        table.add_row(name, privileges, (cls.__doc__ or "").strip().partition("\n")[0])
+    console.print(table)
+
+
+def show_bank(source: str, console: Console) -> None:
+    """Prints what is in a bank."""
+    bank = load_bank(source)
+    share = decodable_share(bank, linear_decoder(bank))
+    console.print(repr(bank), highlight=False)
+    for key, value in bank.facts.items():
+        console.print(f"{key}: {value}", highlight=False, soft_wrap=True)
+    table = Table(title="How far a linear map of the features tells the scores (test prompts)")
+    table.add_column("reward model")
+    table.add_column("share of within-prompt variance", justify="right")
+    for name, value in zip(bank.reward_models, share, strict=True):
+        table.add_row(name, f"{value:.2f}")
+    console.print(table)
+
+
+def show_calibration(source: str, num_users: int, seed: int, console: Console) -> None:
+    """Prints target against measured, and says how many rows are within tolerance."""
+    from personalllm_env.data.calibration import calibration_table
+
+    rows = calibration_table(load_bank(source), num_users=num_users, seed=seed)
+    table = Table(title=f"{source}: PersonalLLM's published figures against this bank")
+    for name in ("statistic", "concentration"):
+        table.add_column(name)
+    for name in ("target", "measured", "difference", "tolerance"):
+        table.add_column(name, justify="right")
+    for row in rows:
+        numbers = (row.target, row.measured, row.difference, row.tolerance)
+        style = "" if row.ok else "bold red"
+        concentration = "" if row.concentration is None else f"{row.concentration:g}"
+        table.add_row(row.statistic, concentration, *(f"{x:.3g}" for x in numbers), style=style)
+    console.print(table)
+    good = sum(row.ok for row in rows)
+    console.print(f"{good} of {len(rows)} within tolerance", highlight=False)

@@ -1,0 +1,302 @@
+"""Wrappers: what happened so far as arrays, a belief about the user, utility as reward, flat.
+
+Each comes for the single and for the vector environment; what they add is computed by the same
+code on a batch axis.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any, Protocol
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+from gymnasium.vector import AutoresetMode
+from gymnasium.vector.utils import batch_space
+from jaxtyping import Bool, Float, Int
+
+from personalllm_env.belief import RidgeBelief, evidence
+from personalllm_env.core import Task
+from personalllm_env.types import Feedback
+
+Obs = dict[str, Any]
+
+
+class Augmentation(Protocol):
+    """Something that an observation can carry besides; state has one row per user."""
+
+    def spaces(self, task: Task) -> dict[str, spaces.Space[Any]]:
+        """Returns one row's additional observation spaces."""
+        ...
+
+    def begin(self, task: Task, num_rows: int) -> None:
+        """Starts B rows anew."""
+        ...
+
+    def clear(self, rows: Bool[np.ndarray, "B"]) -> None:
+        """Starts some rows anew."""
+        ...
+
+    def push(self, before: Obs, action: Int[np.ndarray, "B S"], after: Obs) -> None:
+        """Takes in one interaction: what was seen, what was shown, what is seen now."""
+        ...
+
+    def view(self, now: Obs) -> Obs:
+        """Returns the additional entries, fresh, for the present observation."""
+        ...
+
+
+class History:
+    """The last H interactions, oldest first, zero where there was none.
+
+    Adds ``history_features`` (H, S, D) of what was shown, ``history_feedback`` (H, W) and
+    ``history_heard`` (H,). Late feedback stands beside the interaction it is about.
+
+    Args:
+        length: H, more than the feedback's delay.
+    """
+
+    def __init__(self, length: int = 8) -> None:
+        if length < 1:
+            raise ValueError(f"length must be at least 1, got {length}")
+        self._length = length
+
+    def spaces(self, task: Task) -> dict[str, spaces.Space[Any]]:
+        """Returns the three boxes."""
+        if task.feedback.delay >= self._length:
+            raise ValueError(
+                f"a history of {self._length} never holds feedback that is "
+                f"{task.feedback.delay} interactions late; make it longer"
+            )
+        h, s, d = self._length, task.num_shown, task.bank.num_features
+        w = task.feedback.width(task.bank.num_responses)
+        return {
+            "history_features": _box(h, s, d),
+            "history_feedback": _box(h, w),
+            "history_heard": spaces.Box(0, 1, (h,), np.float32),
+        }
+
+    def begin(self, task: Task, num_rows: int) -> None:
+        """Starts B rows with nothing remembered."""
+        self._slot = -1 - task.feedback.delay
+        self._kept = {
+            name: np.zeros((num_rows, *space.shape), np.float32)  # type: ignore[misc]
+            for name, space in self.spaces(task).items()
+        }
+
+    def clear(self, rows: Bool[np.ndarray, "B"]) -> None:
+        """Forgets some rows' interactions."""
+        for array in self._kept.values():
+            array[rows] = 0
+
+    def push(self, before: Obs, action: Int[np.ndarray, "B S"], after: Obs) -> None:
+        """Shifts everything by one and writes the newest."""
+        for array in self._kept.values():
+            array[:, :-1] = array[:, 1:].copy()
+            array[:, -1] = 0
+        shown = np.take_along_axis(before["response_features"], action[:, :, None], axis=1)
+        self._kept["history_features"][:, -1] = shown
+        self._kept["history_feedback"][:, self._slot] = after["feedback"]
+        self._kept["history_heard"][:, self._slot] = after["heard"][:, 0]
+
+    def view(self, now: Obs) -> Obs:
+        """Returns copies."""
+        return {name: array.copy() for name, array in self._kept.items()}
+
+
+class Belief:
+    """A ridge belief about the user's linear taste, and what it says of the candidates.
+
+    Adds ``belief_mean`` (D,), and per candidate ``belief_value`` (K,) and ``belief_width`` (K,),
+    the posterior mean and sd (in units of the noise) of its value.
+
+    Args:
+        ridge: The prior's weight in interactions.
+        centre: (D,) the prior mean, such as the population's taste; 0 by default.
+    """
+
+    def __init__(
+        self, ridge: float = 10.0, centre: Float[np.ndarray, "D"] | None = None
+    ) -> None:
+        self._ridge, self._centre = ridge, centre
+
+    def spaces(self, task: Task) -> dict[str, spaces.Space[Any]]:
+        """Returns the three boxes."""
+        k, d = task.bank.num_responses, task.bank.num_features
+        return {
+            "belief_mean": _box(d),
+            "belief_value": _box(k),
+            "belief_width": spaces.Box(0, np.finfo(np.float32).max, (k,), np.float32),
+        }
+
+    def begin(self, task: Task, num_rows: int) -> None:
+        """Starts B rows at the prior."""
+        self._task = task
+        d = task.bank.num_features
+        self._belief = RidgeBelief(d, ridge=self._ridge, centre=self._centre)
+        self._belief.reset(num_rows)
+        self._waiting: deque[tuple[Any, Any]] = deque(maxlen=task.feedback.delay + 1)
+
+    def clear(self, rows: Bool[np.ndarray, "B"]) -> None:
+        """Returns some rows to the prior; what they still wait for arrives as silence."""
+        self._belief.forget(rows)
+
+    def push(self, before: Obs, action: Int[np.ndarray, "B S"], after: Obs) -> None:
+        """Updates with what was said, beside the interaction it is about."""
+        self._waiting.append((before["response_features"], action))
+        features, did = self._waiting[0]
+        said = self._task.feedback.decode(after["feedback"], self._task.bank.num_responses)
+        heard = after["heard"][:, 0] > 0.5
+        silent = np.zeros(len(heard), np.float32)
+        self._belief.update(evidence(features, did, Feedback(silent, heard, said, ~heard)))
+
+    def view(self, now: Obs) -> Obs:
+        """Returns the belief and its view of the present candidates."""
+        x = now["response_features"]
+        return {
+            "belief_mean": self._belief.mean.astype(np.float32),
+            "belief_value": self._belief.values(x).astype(np.float32),
+            "belief_width": self._belief.widths(x).astype(np.float32),
+        }
+
+
+def _box(*shape: int) -> spaces.Box:
+    limit = np.finfo(np.float32).max
+    return spaces.Box(-limit, limit, shape, np.float32)
+
+
+def _augmented_space(task: Task, space: Any, parts: tuple[Augmentation, ...]) -> spaces.Dict:
+    if "response_features" not in space.spaces:
+        raise ValueError("augmentations need an environment with observation='features'")
+    added = {name: box for part in parts for name, box in part.spaces(task).items()}
+    return spaces.Dict({**space.spaces, **added})
+
+
+class Augmented(gym.Wrapper[Obs, Any, Obs, Any]):
+    """A single environment whose observations carry more.
+
+    Args:
+        env: A ``PersonalEnv``, wrapped or not, with feature observations.
+        parts: ``History(...)``, ``Belief(...)`` or your own.
+    """
+
+    def __init__(self, env: gym.Env[Obs, Any], *parts: Augmentation) -> None:
+        super().__init__(env)
+        self._task: Task = env.unwrapped.task  # type: ignore[attr-defined]
+        self._parts = parts
+        self.observation_space = _augmented_space(self._task, env.observation_space, parts)
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Obs, dict[str, Any]]:
+        """Begins an episode with nothing remembered."""
+        obs, info = self.env.reset(seed=seed, options=options)
+        for part in self._parts:
+            part.begin(self._task, 1)
+        return self._extend(obs), info
+
+    def step(self, action: Any) -> tuple[Obs, Any, bool, bool, dict[str, Any]]:
+        """Steps and takes in what happened."""
+        obs, reward, terminated, truncated, info = self.env.step(action)
+        acted = np.reshape(action, (1, self._task.num_shown))
+        now = _row(obs)
+        for part in self._parts:
+            part.push(self._before, acted, now)
+        return self._extend(obs), reward, terminated, truncated, info
+
+    def _extend(self, obs: Obs) -> Obs:
+        self._before = _row(obs)
+        added = {k: v[0] for part in self._parts for k, v in part.view(self._before).items()}
+        return obs | added
+
+
+def _row(obs: Obs) -> Obs:
+    names = ("response_features", "feedback", "heard")
+    return {name: obs[name][None].copy() for name in names}
+
+
+class VectorAugmented(gym.vector.VectorWrapper[Obs, Any, Obs, Any, Any]):
+    """A vector environment whose observations carry more, in every autoreset mode.
+
+    Args:
+        env: A ``PersonalVectorEnv``, wrapped or not, with feature observations.
+        parts: ``History(...)``, ``Belief(...)`` or your own.
+    """
+
+    def __init__(self, env: gym.vector.VectorEnv[Obs, Any, Any], *parts: Augmentation) -> None:
+        super().__init__(env)
+        self._task: Task = env.unwrapped.task  # type: ignore[attr-defined]
+        self._mode = env.metadata["autoreset_mode"]
+        self._parts = parts
+        self.single_observation_space = _augmented_space(
+            self._task, env.single_observation_space, parts
+        )
+        self.observation_space = batch_space(self.single_observation_space, env.num_envs)
+        self._over = np.zeros(env.num_envs, dtype=bool)
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Obs, dict[str, Any]]:
+        """Begins episodes, of all rows or of those in ``options["reset_mask"]``."""
+        obs, info = self.env.reset(seed=seed, options=options)
+        mask = (options or {}).get("reset_mask")
+        for part in self._parts:
+            if mask is None:
+                part.begin(self._task, self.num_envs)
+            else:
+                part.clear(mask)
+        self._over = np.zeros(self.num_envs, bool) if mask is None else self._over & ~mask
+        return self._extend(obs), info
+
+    def step(self, actions: Any) -> tuple[Obs, Any, Any, Any, dict[str, Any]]:
+        """Steps and takes in what happened, row by row of its own episode."""
+        obs, reward, terminated, truncated, info = self.env.step(actions)
+        acted = np.reshape(actions, (self.num_envs, self._task.num_shown))
+        ended = terminated | truncated
+        same = self._mode is AutoresetMode.SAME_STEP
+        now = _with_final(obs, info, ended) if same and ended.any() else obs
+        for part in self._parts:
+            part.push(self._before, acted, now)
+        begun = ended if same else self._over
+        if same and ended.any():
+            last = [part.view(now) for part in self._parts]
+            for row in np.flatnonzero(ended):
+                for added in last:
+                    info["final_obs"][row].update({k: v[row] for k, v in added.items()})
+        if begun.any():
+            for part in self._parts:
+                part.clear(begun)
+        self._over = np.zeros_like(ended) if same else ended
+        return self._extend(obs), reward, terminated, truncated, info
+
+    def _extend(self, obs: Obs) -> Obs:
+        self._before = obs
+        return obs | {k: v for part in self._parts for k, v in part.view(obs).items()}
+
+
+def _with_final(obs: Obs, info: dict[str, Any], ended: Bool[np.ndarray, "B"]) -> Obs:
+    """Returns the observations before the same-step reset."""
+    now = {name: obs[name].copy() for name in ("response_features", "feedback", "heard")}
+    for row in np.flatnonzero(ended):
+        for name, array in now.items():
+            array[row] = info["final_obs"][row][name]
+    return now
+
+
+class UtilityReward(gym.Wrapper[Any, Any, Any, Any]):
+    """Replaces the reported reward by the noise-free utility: the simulator's privilege."""
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        """Returns the utility of what was shown as reward."""
+        obs, _, terminated, truncated, info = self.env.step(action)
+        return obs, float(info["utility"]), terminated, truncated, info
+
+
+class VectorUtilityReward(gym.vector.VectorWrapper[Any, Any, Any, Any, Any]):
+    """``UtilityReward`` for the vector environment."""
+
+    def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+        """Returns the utilities of what was shown as rewards."""
+        obs, _, terminated, truncated, info = self.env.step(actions)
+        return obs, info["utility"].copy(), terminated, truncated, info
