@@ -1,4 +1,4 @@
-"""Linear agents: a shared taste learnt from other users, and a ridge belief about each own user.
+"""Linear agents: a taste learnt from other users, and a ridge belief about each own user.
 
 All regress what users say on the features of what was shown (``belief.evidence``). After a
 history, each user's belief starts at the population's taste with a ridge chosen by evidence;
@@ -11,8 +11,8 @@ from typing import ClassVar, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
-
 from personalllm_env.agents.choosing import best, only_best
+
 from personalllm_env.belief import Evidence, RidgeBelief, evidence
 from personalllm_env.database import Database
 from personalllm_env.types import Action, Feedback, Observation, PriorKnowledge
@@ -55,7 +55,11 @@ def _log_evidence(
     x: Float[np.ndarray, "n D"], residual: Float[np.ndarray, "n"], user: np.ndarray
 ) -> Float[np.ndarray, "R"]:
     """Returns the profiled log evidence at each ridge of the grid."""
-    fit, log_det, total = np.zeros(len(_RIDGES)), np.zeros(len(_RIDGES)), float(residual @ residual)
+    fit, log_det, total = (
+        np.zeros(len(_RIDGES)),
+        np.zeros(len(_RIDGES)),
+        float(residual @ residual),
+    )
     for rows in np.split(np.arange(len(user)), np.flatnonzero(np.diff(user)) + 1):
         values, vectors = np.linalg.eigh(x[rows].T @ x[rows])
         projected = vectors.T @ (x[rows].T @ residual[rows])
@@ -66,7 +70,7 @@ def _log_evidence(
 
 
 class Popular:
-    """Shows what the average user likes, learnt from others through features; never personal."""
+    """Shows what the average user likes, learnt from others through features."""
 
     privileges: ClassVar[frozenset[str]] = frozenset()
 
@@ -140,7 +144,7 @@ class EpsilonGreedy:
 
 
 class LinUCB:
-    """Shows the highest upper confidence bound (Li, Chu, Langford & Schapire, WWW 2010, alg. 1).
+    """Shows the highest upper confidence bound (Li et al., WWW 2010, algorithm 1).
 
     Value = posterior mean + exploration * posterior sd in units of the noise. One taste per
     user is shared by all candidates, which are told apart by their features. To duel, the

@@ -164,7 +164,9 @@ def open_bank(path: str | os.PathLike[str], *, mmap: bool | None = None) -> Resp
     folder = Path(path)
     meta = json.loads((folder / "bank.json").read_text(encoding="utf-8"))
     if meta.get("format") != _FORMAT:
-        raise BankError(f"{folder}/bank.json: expected format {_FORMAT}, got {meta.get('format')}")
+        raise BankError(
+            f"{folder}/bank.json: expected format {_FORMAT}, got {meta.get('format')}"
+        )
     size = sum((folder / f"{name}.npy").stat().st_size for name in _ARRAYS)
     mode: Literal["r"] | None = "r" if (size > 2**30 if mmap is None else mmap) else None
     arrays = {
@@ -242,7 +244,7 @@ def linear_decoder(bank: ResponseBank) -> Float[np.ndarray, "D M"]:
 def decodable_share(
     bank: ResponseBank, decoder: Float[np.ndarray, "D M"], split: Split = "test"
 ) -> Float[np.ndarray, "M"]:
-    """Returns, per reward model, the share of within-prompt score variance ``decoder`` explains."""
+    """Returns the share of within-prompt score variance that ``decoder`` explains."""
     rows = bank.prompts(split)
     y = _centred(bank.scores[rows])
     error = y - _centred(bank.response_features[rows]) @ decoder
@@ -263,7 +265,9 @@ def _check_shapes(bank: ResponseBank) -> None:
     for name, shape in expected.items():
         found = getattr(bank, name).shape
         if found != shape:
-            raise BankError(f"{name} must have shape {shape} beside scores {(p, k, m)}, got {found}")
+            raise BankError(
+                f"{name} must have shape {shape} beside scores {(p, k, m)}, got {found}"
+            )
     for name, num in (("reward_models", m), ("responders", k)):
         names = getattr(bank, name)
         if len(names) != num or len(set(names)) != num:
@@ -272,7 +276,9 @@ def _check_shapes(bank: ResponseBank) -> None:
         _check_texts(bank.texts, bank.is_test, k)
     if bank.is_test.all() or not bank.is_test.any():
         empty = "train" if bank.is_test.all() else "test"
-        raise BankError(f"the {empty} split is empty: {int(bank.is_test.sum())} of {p} are test")
+        raise BankError(
+            f"the {empty} split is empty: {int(bank.is_test.sum())} of {p} are test"
+        )
 
 
 def _check_texts(texts: Texts, is_test: Bool[np.ndarray, "P"], num_responses: int) -> None:
@@ -289,8 +295,8 @@ def _check_texts(texts: Texts, is_test: Bool[np.ndarray, "P"], num_responses: in
             )
     if (twins := find_duplicates(texts.prompts, is_test)) is not None:
         raise BankError(
-            f"prompt {texts.prompts[twins[0]][:60]!r} is in both splits: row {twins[0]} (train) "
-            f"and row {twins[1]} (test)"
+            f"prompt {texts.prompts[twins[0]][:60]!r} is in both splits: row {twins[0]} "
+            f"(train) and row {twins[1]} (test)"
         )
 
 
@@ -301,8 +307,12 @@ def _check_values(bank: ResponseBank) -> None:
             raise BankError(f"{name} must be float32, got {array.dtype}")
         if not np.isfinite(array).all():
             where = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
-            label = f" (reward model {bank.reward_models[where[2]]!r})" if name == "scores" else ""
-            raise BankError(f"{name} must be finite; found {array[where]} at index {where}{label}")
+            label = (
+                f" (reward model {bank.reward_models[where[2]]!r})" if name == "scores" else ""
+            )
+            raise BankError(
+                f"{name} must be finite; found {array[where]} at index {where}{label}"
+            )
     if bank.is_test.dtype != np.bool_:
         raise BankError(f"is_test must be bool, got {bank.is_test.dtype}")
     spread = np.ptp(bank.scores[~bank.is_test], axis=(0, 1))
@@ -311,7 +321,9 @@ def _check_values(bank: ResponseBank) -> None:
         raise BankError(f"reward model {model!r} is constant over the train split")
 
 
-def find_duplicates(prompts: Iterable[str], is_test: Bool[np.ndarray, "P"]) -> tuple[int, int] | None:
+def find_duplicates(
+    prompts: Iterable[str], is_test: Bool[np.ndarray, "P"]
+) -> tuple[int, int] | None:
     """Returns the first (train row, test row) that hold the same prompt, or None."""
     seen: dict[str, dict[bool, int]] = {}
     for row, (prompt, test) in enumerate(zip(prompts, is_test.tolist(), strict=True)):

@@ -32,7 +32,6 @@ REFERENCES = ("uniform", "popular", "oracle")
 """Always run: without them a score has no scale."""
 
 
-
 def _fail(error: Exception) -> typer.Exit:
     Console(stderr=True).print(f"[bold red]Error:[/] {error}", highlight=False, soft_wrap=True)
     return typer.Exit(2)
@@ -63,7 +62,9 @@ def compare(
     users: Annotated[int, typer.Option(help="Test users per seed.")] = 200,
     history: Annotated[int, typer.Option(help="Other users to learn from first.")] = 1000,
     seeds: Annotated[int, typer.Option(help="How many repetitions: seeds 0, 1, ...")] = 3,
-    out: Annotated[Path, typer.Option(help="Folder for the plots and columns.")] = Path("results"),
+    out: Annotated[Path, typer.Option(help="Folder for the plots and columns.")] = Path(
+        "results"
+    ),
 ) -> None:
     """Runs agents on the same simulated users; prints a table and saves plots and columns."""
     from personalllm_env import commands
@@ -84,7 +85,11 @@ def compare(
     console = Console()
     try:
         result = commands.run_comparison(
-            entrants, task, num_seeds=seeds, num_users=users, history_users=history,
+            entrants,
+            task,
+            num_seeds=seeds,
+            num_users=users,
+            history_users=history,
             console=console,
         )
     except KeyboardInterrupt:

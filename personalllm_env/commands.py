@@ -12,7 +12,13 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 from personalllm_env.bank import decodable_share, linear_decoder
@@ -95,7 +101,9 @@ def run_comparison(
 def show_comparison(result: Comparison, task: Task, console: Console) -> None:
     """Prints the table, best regret last."""
     said = " + ".join(channel.name for channel in task.feedback.channels)
-    table = Table(title=f"{task.bank.name}: feedback {said}, {task.horizon} interactions per user")
+    table = Table(
+        title=f"{task.bank.name}: feedback {said}, {task.horizon} interactions per user"
+    )
     table.add_column("agent", no_wrap=True)
     for name in ("cumulative regret", "normalised score", "personalisation gain"):
         table.add_column(name, justify="right")

@@ -166,7 +166,9 @@ class Fixed(NamedTuple):
         )
 
 
-def draw_episodes(task: Task, keys: UInt64[np.ndarray, "B"], fixed: Fixed = Fixed()) -> Episodes:
+def draw_episodes(
+    task: Task, keys: UInt64[np.ndarray, "B"], fixed: Fixed = Fixed()
+) -> Episodes:
     """Draws one episode per stream."""
     t, feedback = task.horizon, task.feedback
     user, weights = _draw_users(task, keys, fixed)
@@ -204,7 +206,9 @@ def _draw_users(
                 "Give options['weights'] instead"
             )
         if (fixed.user < 0).any() or (fixed.user >= len(table)).any():
-            raise ValueError(f"options['user'] must be in 0..{len(table) - 1}, got {fixed.user}")
+            raise ValueError(
+                f"options['user'] must be in 0..{len(table) - 1}, got {fixed.user}"
+            )
         return fixed.user.copy(), table[fixed.user]
     user, weights = task.population.draw(keys, task.user_split)
     return user, weights

@@ -1,7 +1,8 @@
-"""Interactions of other users: who saw what, and what they said. Agents with ``fit`` learn here."""
+"""Interactions of other users: who saw what, and what they said. ``fit`` learns from them."""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -73,7 +74,8 @@ def record_history(task: Task, *, num_users: int, seed: int) -> Database:
     rng = np.random.default_rng(derived_seed(seed, "history actions"))
     k, s = task.bank.num_responses, task.num_shown
     present = np.ones(num_users, bool)
-    steps = []
+    steps: dict[str, list[np.ndarray]] = defaultdict(list)
+    shown_at: list[np.ndarray] = []
     for t in range(task.horizon):
         action = rng.random((num_users, k)).argsort(axis=1)[:, :s]
         rows = candidates(task, session.episodes, session.at) % k  # shown order -> bank order
@@ -85,17 +87,24 @@ def record_history(task: Task, *, num_users: int, seed: int) -> Database:
             said["click"] = np.where(feedback.heard, in_bank, np.float32(0))
         shown = np.take_along_axis(rows, action, axis=1)
         prompt = session.episodes.prompt[t]
-        steps.append((prompt, shown, feedback.reward, feedback.heard, present, said))
+        steps["prompt"].append(prompt)
+        steps["reward"].append(feedback.reward)
+        steps["heard"].append(feedback.heard)
+        steps["present"].append(present)
+        shown_at.append(shown)
+        for name, value in said.items():
+            steps[f"said {name}"].append(value)
         present = present & ~feedback.left
-    prompt, shown, reward, heard, kept, told = zip(*steps, strict=True)
-    keep = np.stack(kept, axis=1).ravel()
+    by_user = {name: np.stack(values, axis=1).ravel() for name, values in steps.items()}
+    keep = by_user["present"]
+    names = [channel.name for channel in task.feedback.channels]
     return Database(
         user=np.repeat(np.arange(num_users), task.horizon)[keep],
-        prompt=np.stack(prompt, axis=1).ravel()[keep],
-        action=np.stack(shown, axis=1).reshape(-1, s)[keep],
-        reward=np.stack(reward, axis=1).ravel()[keep],
-        heard=np.stack(heard, axis=1).ravel()[keep],
-        said={name: np.stack([x[name] for x in told], axis=1).ravel()[keep] for name in told[0]},
+        prompt=by_user["prompt"][keep],
+        action=np.stack(shown_at, axis=1).reshape(-1, s)[keep],
+        reward=by_user["reward"][keep],
+        heard=by_user["heard"][keep],
+        said={name: by_user[f"said {name}"][keep] for name in names},
         prompt_features=task.bank.prompt_features,
         response_features=task.bank.response_features,
     )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import difflib
 import importlib
-from collections.abc import Mapping
 from importlib.metadata import EntryPoint, entry_points
 
 from personalllm_env.runner import Entrant
@@ -61,15 +60,13 @@ def _load(where: EntryPoint | str) -> type:
             loaded = getattr(importlib.import_module(module), attribute)
         except (ImportError, AttributeError) as error:
             raise UnknownAgentError(f"cannot load agent {where!r}: {error}") from error
-    if not isinstance(loaded, type) or isinstance(loaded, Mapping):
+    if not isinstance(loaded, type):
         raise UnknownAgentError(f"agent {where!r} is not a class but {loaded!r}")
-    if missing := [n for n in ("privileges", "reset", "act", "update") if not hasattr(loaded, n)]:
-        # Methods may be set in the constructor; what a class must state is its privileges.
-        if "privileges" in missing:
-            raise UnknownAgentError(
-                f"agent class {loaded.__name__} does not state its privileges; an honest agent "
-                "has `privileges = frozenset()`"
-            )
+    if not isinstance(getattr(loaded, "privileges", None), frozenset):
+        raise UnknownAgentError(
+            f"agent class {loaded.__name__} does not state its privileges; an honest agent has "
+            "`privileges = frozenset()`"
+        )
     return loaded
 
 

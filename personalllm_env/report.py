@@ -132,7 +132,7 @@ def _ratio_or_nan(
 
 
 def write_columns(comparison: Comparison, path: str | os.PathLike[str]) -> None:
-    """Writes one line per agent, seed, user and interaction to a Parquet file, whole or not at all.
+    """Writes a line per agent, seed, user and interaction to Parquet, whole or not at all.
 
     Columns: agent, seed, user, interaction (from 1), utility, regret, present.
     """

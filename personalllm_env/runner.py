@@ -16,7 +16,14 @@ from personalllm_env.core import Task
 from personalllm_env.database import Database, record_history
 from personalllm_env.session import Session
 from personalllm_env.streams import derived_seed
-from personalllm_env.types import PRIVILEGES, Agent, LearnsFromHistory, PriorKnowledge
+from personalllm_env.types import (
+    PRIVILEGES,
+    Action,
+    Agent,
+    LearnsFromHistory,
+    Observation,
+    PriorKnowledge,
+)
 
 _PRIOR_SAMPLE = 4096  # users shown to agents that may know the population
 
@@ -45,13 +52,12 @@ def run(
     session = Session(task, np.arange(num_users), regret=True)
     session.begin(derived_seed(seed, "evaluation"))
     agent.reset(num_users, np.random.default_rng(derived_seed(seed, "agent")))
-    sees = {"scores": "scores" in agent.privileges, "weights": "weights" in agent.privileges}
     utility = np.empty((num_users, task.horizon))
     best, present = np.empty_like(utility), np.empty(utility.shape, dtype=bool)
     there, seconds = np.ones(num_users, dtype=bool), 0.0
-    waiting: deque[tuple[object, object]] = deque()
+    waiting: deque[tuple[Observation, Action]] = deque()
     for t in range(task.horizon):
-        observation = session.observe(**sees)
+        observation = observe_for(agent, session)
         start = time.perf_counter()
         action = agent.act(observation)
         seconds += time.perf_counter() - start
@@ -61,16 +67,23 @@ def run(
             then, did = waiting.popleft()
             heard = feedback._replace(heard=feedback.heard & there)
             start = time.perf_counter()
-            agent.update(then, did, heard)  # type: ignore[arg-type]
+            agent.update(then, did, heard)
             seconds += time.perf_counter() - start
         present[:, t] = there
         utility[:, t] = diagnostics.utility
+        assert diagnostics.regret is not None, "the session was asked for regret"
         best[:, t] = diagnostics.utility + diagnostics.regret
         there = there & ~feedback.left
         if progress is not None:
             progress(1)
     utility[~present] = 0.0
     return Run(utility, best - utility, present, seconds)
+
+
+def observe_for(agent: Agent, session: Session) -> Observation:
+    """Returns what an agent sees now, including what it has declared to be privileged to."""
+    granted = agent.privileges
+    return session.observe(scores="scores" in granted, weights="weights" in granted)
 
 
 def _checked(action: object, task: Task, num_users: int) -> np.ndarray:
@@ -81,7 +94,9 @@ def _checked(action: object, task: Task, num_users: int) -> np.ndarray:
             f"act must return integers of shape {expected}, got {array.dtype} {array.shape}"
         )
     if (array < 0).any() or (array >= k).any():
-        raise ValueError(f"act must return responses in 0..{k - 1}, got {array.min()}..{array.max()}")
+        raise ValueError(
+            f"act must return responses in 0..{k - 1}, got {array.min()}..{array.max()}"
+        )
     return array
 
 
@@ -156,7 +171,9 @@ def compare(
     for seed in seeds:
         database: Database | None = None
         for entrant in entrants:
-            agent = entrant.agent_class(prior_for(entrant.agent_class, task), **entrant.settings)
+            agent = entrant.agent_class(
+                prior_for(entrant.agent_class, task), **entrant.settings
+            )
             if history_users and isinstance(agent, LearnsFromHistory):
                 database = database or record_history(task, num_users=history_users, seed=seed)
                 agent.fit(database)

@@ -88,7 +88,9 @@ def _counters(purpose: int, num: int) -> NDArray[np.uint64]:
     return words[:, None]
 
 
-def bits(keys: UInt64[np.ndarray, "B"], purpose: Purpose, num: int) -> UInt64[np.ndarray, "n B"]:
+def bits(
+    keys: UInt64[np.ndarray, "B"], purpose: Purpose, num: int
+) -> UInt64[np.ndarray, "n B"]:
     """Returns ``num`` words of 64 random bits per stream; word i depends on i alone."""
     return _mix(keys ^ _counters(int(purpose), num))
 

@@ -45,5 +45,5 @@ class Outcomes:
         )
 
     def row(self, t: int, action: int) -> int:
-        """Returns where the outcome of an action (by its number) at interaction ``t`` stands."""
+        """Returns where the outcome of an action, by its number, stands."""
         return (t - self.first) * self._num + action

@@ -42,7 +42,7 @@ class Scene:
         cls,
         task: Task,
         prompt: int,
-        order: Int[np.ndarray, "K"],
+        order: Int[np.ndarray, K],
         *,
         t: int,
         picked: tuple[int, ...] = (),

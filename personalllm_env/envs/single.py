@@ -75,7 +75,10 @@ class PersonalEnv(gym.Env[Obs, Any]):
         ValueError: If a setting is unknown, out of range or does not fit the bank.
     """
 
-    metadata: dict[str, Any] = {"render_modes": ["ansi", "human", "rgb_array"], "render_fps": 1}
+    metadata: dict[str, Any] = {
+        "render_modes": ["ansi", "human", "rgb_array"],
+        "render_fps": 1,
+    }
 
     def __init__(
         self,
@@ -88,9 +91,8 @@ class PersonalEnv(gym.Env[Obs, Any]):
         **settings: Any,
     ) -> None:
         if render_mode not in (None, *self.metadata["render_modes"]):
-            raise ValueError(
-                f"render_mode must be one of {self.metadata['render_modes']}, got {render_mode!r}"
-            )
+            modes = ", ".join(self.metadata["render_modes"])
+            raise ValueError(f"render_mode must be one of {modes}, got {render_mode!r}")
         self.task: Task = task_from_settings(**settings)
         check_kind(observation, self.task, texts=texts)
         self.render_mode = render_mode
@@ -100,6 +102,7 @@ class PersonalEnv(gym.Env[Obs, Any]):
         self.action_space = spaces.Discrete(k) if s == 1 else spaces.MultiDiscrete([k] * s)
         self._actions = np.ascontiguousarray(np.indices((k,) * s).reshape(s, -1).T)
         self._session = Session(self.task, np.array([row]), regret=regret)
+        self._width = self.task.feedback.width(k)
         self._t: int | None = None
         self._scene: Scene | None = None
 
@@ -130,7 +133,7 @@ class PersonalEnv(gym.Env[Obs, Any]):
         self._prompt: list[int] = self._seen.prompt.tolist()
         self._user = int(session.episodes.user[0])
         self._outcomes = Outcomes(session, 0, self._actions)
-        self._silent = np.zeros(self.observation_space["feedback"].shape, dtype=np.float32)
+        self._silent = np.zeros(self._width, dtype=np.float32)
         self._late = deque([(0.0, False, self._silent)] * self.task.feedback.delay)
         self._t, self._scene = 0, None
 

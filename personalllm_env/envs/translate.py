@@ -98,10 +98,8 @@ def check_kind(kind: str, task: Task, *, texts: bool) -> None:
         )
 
 
-def observation_space(
-    task: Task, kind: ObservationKind, *, texts: bool = False
-) -> spaces.Dict:
-    """Returns the space of one row's observation, every bound finite and taken from the bank."""
+def observation_space(task: Task, kind: ObservationKind, *, texts: bool = False) -> spaces.Dict:
+    """Returns the space of one row's observation, its bounds finite and the bank's."""
     bank, k = task.bank, task.bank.num_responses
     limit = float(np.abs(bank.scores).max())
     bounds = [c.bounds(limit) for c in task.feedback.channels for _ in range(c.width(k))]

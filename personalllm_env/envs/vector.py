@@ -112,9 +112,7 @@ class PersonalVectorEnv(gym.vector.VectorEnv[Obs, Any, Any]):
         said = np.zeros((self.num_envs, self._width), np.float32)
         return self._observe(said, heard), self._info(zero, zero.copy())
 
-    def step(
-        self, actions: Shaped[np.ndarray, "B *S"]
-    ) -> tuple[Obs, Any, Any, Any, Arrays]:
+    def step(self, actions: Shaped[np.ndarray, "B *S"]) -> tuple[Obs, Any, Any, Any, Arrays]:
         """Shows every user what ``actions`` say and hears, or does not hear, from them.
 
         Raises:
@@ -179,7 +177,9 @@ class PersonalVectorEnv(gym.vector.VectorEnv[Obs, Any, Any]):
         wrong = array.view(np.uint64) >= k
         if np.count_nonzero(wrong):
             row = int(np.flatnonzero(wrong.any(axis=1))[0])
-            raise ValueError(f"actions must be in 0..{k - 1}; row {row} is {array[row].tolist()}")
+            raise ValueError(
+                f"actions must be in 0..{k - 1}; row {row} is {array[row].tolist()}"
+            )
         return array
 
     def _observe(self, said: Float[np.ndarray, "B W"], heard: Float[np.ndarray, "B"]) -> Obs:
@@ -255,11 +255,15 @@ class PersonalVectorEnv(gym.vector.VectorEnv[Obs, Any, Any]):
         if not isinstance(mask, np.ndarray) or mask.shape != (self.num_envs,):
             raise ValueError(f"options['reset_mask'] must be a ({self.num_envs},) bool array")
         if mask.dtype != np.bool_ or not mask.any():
-            raise ValueError("options['reset_mask'] must be of bools, at least one of them True")
+            raise ValueError(
+                "options['reset_mask'] must be of bools, at least one of them True"
+            )
         if mask.all():
             return None
         if seed is not None or self._over is None:
-            raise ValueError("the first reset, and one with a new seed, begins all rows: no mask")
+            raise ValueError(
+                "the first reset, and one with a new seed, begins all rows: no mask"
+            )
         return mask
 
 

@@ -108,8 +108,8 @@ class History:
 class Belief:
     """A ridge belief about the user's linear taste, and what it says of the candidates.
 
-    Adds ``belief_mean`` (D,), and per candidate ``belief_value`` (K,) and ``belief_width`` (K,),
-    the posterior mean and sd (in units of the noise) of its value.
+    Adds ``belief_mean`` (D,), and per candidate ``belief_value`` (K,) and ``belief_width``
+    (K,), the posterior mean and sd (in units of the noise) of its value.
 
     Args:
         ridge: The prior's weight in interactions.
