@@ -9,7 +9,7 @@ from jaxtyping import Float
 from personalllm_env.agents.choosing import best
 
 from personalllm_env.core import utilities
-from personalllm_env.feedback import Served
+from personalllm_env.feedback import Served, mean_shown
 from personalllm_env.types import Action, Feedback, Observation, PriorKnowledge
 
 
@@ -69,8 +69,10 @@ class ParticleBayes:
         scores, acted = observation.scores[rows], action[rows]
         shown_scores = np.take_along_axis(scores, acted[:, :, None], axis=1)
         model = self._prior.feedback
+        shown = shown_scores @ self._particles.T
         served = Served(
-            shown_scores @ self._particles.T,
+            shown,
+            mean_shown(shown),
             scores @ self._particles.T if model.needs_candidates else None,
             acted,
         )

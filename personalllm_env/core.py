@@ -130,6 +130,7 @@ class Episodes:
     user: Int[np.ndarray, "B"]
     weights: Float[np.ndarray, "B M"]
     prompt: Int[np.ndarray, "T+1 B"]
+    first_row: Int[np.ndarray, "T+1 B"]  # the prompt's first response in the flat tables
     noise: tuple[Float[np.ndarray, "T B"], ...]  # per channel
     order: Int[np.ndarray, "T+1 B K"] | None = None
     heard: NDArray[np.bool_] | None = None  # (T, B)
@@ -140,7 +141,7 @@ class Episodes:
     def replace_columns(self, rows: Int[np.ndarray, "b"], new: Episodes) -> None:
         """Puts the episodes ``new`` in place of the given columns."""
         self.user[rows], self.weights[rows] = new.user, new.weights
-        self.prompt[:, rows] = new.prompt
+        self.prompt[:, rows], self.first_row[:, rows] = new.prompt, new.first_row
         for old_noise, new_noise in zip(self.noise, new.noise, strict=True):
             old_noise[:, rows] = new_noise
         for name in ("order", "heard", "leave", "drift_by"):
@@ -172,10 +173,12 @@ def draw_episodes(
     """Draws one episode per stream."""
     t, feedback = task.horizon, task.feedback
     user, weights = _draw_users(task, keys, fixed)
+    prompt = _draw_prompts(task, keys, fixed)
     episodes = Episodes(
         user=user,
         weights=weights,
-        prompt=_draw_prompts(task, keys, fixed),
+        prompt=prompt,
+        first_row=prompt * task.bank.num_responses,
         noise=tuple(channel.noise(keys, t) for channel in feedback.channels),
     )
     if task.shuffle:
@@ -244,9 +247,8 @@ def per_row(values: NDArray[Any], at: At) -> NDArray[Any]:
 
 def candidates(task: Task, episodes: Episodes, at: At) -> Int[np.ndarray, "B K"]:
     """Returns the K responses on offer as rows of the flat tables, in the order shown."""
-    k = task.bank.num_responses
-    order = np.arange(k) if episodes.order is None else episodes.order[at]
-    return (episodes.prompt[at] * k)[:, None] + order
+    order = np.arange(task.bank.num_responses) if episodes.order is None else episodes.order[at]
+    return episodes.first_row[at][:, None] + order
 
 
 def utilities(
@@ -309,30 +311,20 @@ def step(
         everything = utilities(task.flat_scores.take(rows, axis=0), weights)
         shown = np.take_along_axis(everything, action, axis=1)
     else:
-        rows = _shown_rows(task, episodes, at, action)
+        chosen = action
+        if episodes.order is not None:
+            chosen = np.take_along_axis(episodes.order[at], action, axis=1)
+        rows = episodes.first_row[at][:, None] + chosen
         shown = utilities(task.flat_scores.take(rows, axis=0), weights)
-    served = Served(shown, everything, action)
     utility = mean_shown(shown)
-    feedback = _speak(task.feedback, episodes, at, served, utility)
+    served = Served(shown, utility, everything, action)
+    feedback = _speak(task.feedback, episodes, at, served)
     best = None if not regret or everything is None else everything.max(axis=1)
     return feedback, Diagnostics(utility, None if best is None else best - utility)
 
 
-def _shown_rows(
-    task: Task, episodes: Episodes, at: At, action: Action
-) -> Int[np.ndarray, "B S"]:
-    if episodes.order is not None:
-        action = np.take_along_axis(episodes.order[at], action, axis=1)
-    return (episodes.prompt[at] * task.bank.num_responses)[:, None] + action
-
-
-def _speak(
-    model: FeedbackModel,
-    episodes: Episodes,
-    at: At,
-    served: Served,
-    utility: Float[np.ndarray, "B"],
-) -> Feedback:
+def _speak(model: FeedbackModel, episodes: Episodes, at: At, served: Served) -> Feedback:
+    utility = served.utility
     said = {
         channel.name: channel.say(served, noise[at])
         for channel, noise in zip(model.channels, episodes.noise, strict=True)
@@ -340,7 +332,8 @@ def _speak(
     first = model.channels[0]
     reward = first.reward(said[first.name], served.action)
     if episodes.heard is None:
-        heard = np.ones(len(utility), dtype=bool)
+        heard = np.empty(len(utility), dtype=bool)
+        heard[:] = True  # a third of the time of np.ones
     else:
         heard = episodes.heard[at].copy()
         # np.where, since a product with False would keep the sign in a -0.0.
@@ -352,11 +345,3 @@ def _speak(
         unhappy = utility < np.float32(model.leave.threshold)
         left = unhappy & (episodes.leave[at] < model.leave.probability)
     return Feedback(reward, heard, said, left)
-
-
-def encode_feedback(task: Task, feedback: Feedback) -> Float[np.ndarray, "B W"]:
-    """Returns what was said as float32 numbers for an observation; 0 where silent."""
-    encoded = task.feedback.encode(feedback.said, task.bank.num_responses)
-    if task.feedback.silence is not None or task.feedback.delay:
-        encoded *= feedback.heard[:, None]  # a click's one-hot of 0 is not zero
-    return encoded

@@ -17,12 +17,14 @@ from jaxtyping import Float, Int, Shaped, UInt64
 
 from personalllm_env import streams
 from personalllm_env.streams import Purpose
+from personalllm_env.types import Feedback
 
 
 class Served(NamedTuple):
     """What the user has before them when they speak. J is 1, or a number of hypotheses."""
 
     shown: Float[np.ndarray, "B S *J"]  # utilities of what was shown
+    utility: Float[np.ndarray, "B *J"]  # their mean over S
     candidates: Float[np.ndarray, "B K *J"] | None  # of all K, where a channel needs them
     action: Int[np.ndarray, "B S"]
 
@@ -112,7 +114,7 @@ class Reward:
 
     def say(self, served: Served, noise: Float[np.ndarray, "B"]) -> Float[np.ndarray, "B"]:
         """Returns utility + noise."""
-        return mean_shown(served.shown) + noise
+        return served.utility + noise
 
     def reward(
         self, said: Float[np.ndarray, "B"], action: Int[np.ndarray, "B S"]
@@ -126,7 +128,7 @@ class Reward:
         self, said: Float[np.ndarray, "B"], served: Served
     ) -> Float[np.ndarray, "B J"]:
         """Gaussian; at ``noise_sd`` 0 a sd of .01 stands in, so that hypotheses survive."""
-        error = said[:, None] - mean_shown(served.shown)
+        error = said[:, None] - served.utility
         return -0.5 * (error / max(self.noise_sd, 0.01)) ** 2
 
 
@@ -163,7 +165,7 @@ class Like:
 
     def say(self, served: Served, noise: Float[np.ndarray, "B"]) -> Float[np.ndarray, "B"]:
         """Returns 1 for a like, 0 for none."""
-        margin = mean_shown(served.shown) - np.float32(self.threshold)
+        margin = served.utility - np.float32(self.threshold)
         return _answers_yes(margin, self.temperature, noise).astype(np.float32)
 
     def reward(
@@ -178,7 +180,7 @@ class Like:
         self, said: Float[np.ndarray, "B"], served: Served
     ) -> Float[np.ndarray, "B J"]:
         """Logistic; at temperature 0, .01 stands in."""
-        margin = (mean_shown(served.shown) - self.threshold) / max(self.temperature, 0.01)
+        margin = (served.utility - self.threshold) / max(self.temperature, 0.01)
         return _log_sigmoid(np.where(said[:, None] > 0.5, margin, -margin))
 
 
@@ -219,7 +221,7 @@ class Stars:
 
     def say(self, served: Served, noise: Float[np.ndarray, "B"]) -> Float[np.ndarray, "B"]:
         """Returns the number of stars."""
-        felt = mean_shown(served.shown) + noise
+        felt = served.utility + noise
         return (1 + np.searchsorted(np.array(self.cuts), felt)).astype(np.float32)
 
     def reward(
@@ -238,7 +240,7 @@ class Stars:
 
         edges = np.array([-np.inf, *self.cuts, np.inf])
         star = np.clip(said, 1, len(self.cuts) + 1).astype(np.int64)
-        mean, sd = mean_shown(served.shown), max(self.noise_sd, 0.01)
+        mean, sd = served.utility, max(self.noise_sd, 0.01)
         upper = ndtr((edges[star][:, None] - mean) / sd)
         lower = ndtr((edges[star - 1][:, None] - mean) / sd)
         return np.log(np.maximum(upper - lower, 1e-12))
@@ -410,12 +412,16 @@ class FeedbackModel:
         """Returns how many numbers an observation of what was said has."""
         return sum(channel.width(num_responses) for channel in self.channels)
 
-    def encode(
-        self, said: Mapping[str, Float[np.ndarray, "B"]], num_responses: int
-    ) -> Float[np.ndarray, "B W"]:
-        """Returns what was said as one float32 row per user, channel after channel."""
-        parts = [c.encode(said[c.name], num_responses) for c in self.channels]
-        return parts[0].copy() if len(parts) == 1 else np.concatenate(parts, axis=1)
+    def encode(self, feedback: Feedback, num_responses: int) -> Float[np.ndarray, "B W"]:
+        """Returns what was said as one float32 row per user, channel after channel.
+
+        Silence is 0 throughout.
+        """
+        parts = [c.encode(feedback.said[c.name], num_responses) for c in self.channels]
+        encoded = parts[0].copy() if len(parts) == 1 else np.concatenate(parts, axis=1)
+        if self.silence is not None or self.delay:
+            encoded *= feedback.heard[:, None]  # a click's one-hot of a silent 0 is not zero
+        return encoded
 
     def decode(
         self, encoded: Float[np.ndarray, "B W"], num_responses: int

@@ -37,6 +37,9 @@ class Session:
         self._episode = np.full(len(rows), -1)
         self._every = np.arange(len(rows))
         self._late: deque[Feedback] = deque()
+        # Rows that are over may be stepped once more before they begin anew.
+        ticks = np.arange(task.horizon + 2, dtype=np.float32)
+        self._shares = np.minimum(ticks / np.float32(task.horizon), np.float32(1))
 
     def begin(
         self,
@@ -75,11 +78,13 @@ class Session:
         """Where in the episodes each row is."""
         return self.t if isinstance(self.t, int) else (self.t, self._every)
 
-    @property
-    def elapsed(self) -> Float[np.ndarray, "B"]:
-        """The share of the episode that is over, per row, float32."""
-        share = np.full(len(self.rows), self.t, dtype=np.float32)
-        share /= np.float32(self.task.horizon)
+    def elapsed(self) -> Float[np.ndarray, "B 1"]:
+        """Returns the share of the episode that is over, per row, float32."""
+        share = np.empty((len(self.rows), 1), dtype=np.float32)
+        if isinstance(self.t, int):
+            share.fill(self._shares[self.t])
+        else:
+            share[:, 0] = self._shares[self.t]
         return share
 
     def observe(
@@ -102,12 +107,19 @@ class Session:
             feedback = self._late.popleft()._replace(left=feedback.left)
         return feedback, diagnostics
 
-    @property
     def over(self) -> Bool[np.ndarray, "B"]:
-        """Whether each row has had its T interactions."""
-        if isinstance(self.t, int):
-            return np.full(len(self.rows), self.t >= self.task.horizon)
-        return self.t >= self.task.horizon
+        """Returns whether each row has had its T interactions."""
+        if not isinstance(self.t, int):
+            return self.t >= self.task.horizon
+        over = np.zeros(len(self.rows), dtype=bool)
+        if self.t >= self.task.horizon:
+            over[:] = True
+        return over
+
+    def nobody_left(self) -> bool:
+        """Returns whether it is certain, without looking at rows, that no episode is over."""
+        in_step = isinstance(self.t, int) and self.t < self.task.horizon
+        return in_step and self.task.feedback.leave is None
 
     def _silence(self) -> Feedback:
         b = len(self.rows)

@@ -76,10 +76,15 @@ def stream_keys(
     """
     if seed < 0:
         raise ValueError(f"seed must be a non-negative integer, got {seed}")
-    first, second = np.random.SeedSequence(seed).generate_state(2, np.uint64)
+    first, second = _root_words(seed)
     key = _mix(rows.astype(np.uint64) + _GOLDEN)
     key = _mix(key ^ first)
     return _mix(key ^ second ^ _mix(episodes.astype(np.uint64) + _EPISODE))
+
+
+@lru_cache(maxsize=256)
+def _root_words(seed: int) -> NDArray[np.uint64]:
+    return np.random.SeedSequence(seed).generate_state(2, np.uint64)
 
 
 @lru_cache(maxsize=256)

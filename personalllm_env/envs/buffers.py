@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-_SMALL = 2**15  # bytes; below this a fresh array is as cheap
+_SMALL = 2**17  # bytes; below this a fresh array is as cheap (malloc maps larger ones)
 
 
 class Buffers:
@@ -30,12 +30,12 @@ class Buffers:
 
     def take(self, table: NDArray[Any], index: NDArray[Any]) -> NDArray[Any]:
         """Returns ``table[index]`` in memory that nobody else holds."""
-        shape = index.shape + table.shape[1:]
-        if table.itemsize * int(np.prod(shape)) < _SMALL:
+        if table.strides[0] * index.size < _SMALL:
             return table.take(index, axis=0)
+        shape = index.shape + table.shape[1:]
         out = self._free((id(table), *shape), shape, table.dtype)
         # mode="clip" writes into ``out`` directly; indices come from the core, in range.
-        return np.take(table, index, axis=0, out=out, mode="clip")
+        return table.take(index, axis=0, out=out, mode="clip")
 
     def _free(
         self, key: tuple[int, ...], shape: tuple[int, ...], dtype: np.dtype[Any]

@@ -35,7 +35,7 @@ class Outcomes:
             task, session.episodes, at, tiled, regret=session.regret
         )
         self._num = num
-        self.said = core.encode_feedback(task, feedback)
+        self.said = task.feedback.encode(feedback, task.bank.num_responses)
         self.reward: list[float] = feedback.reward.tolist()
         self.heard: list[bool] = feedback.heard.tolist()
         self.left: list[bool] = feedback.left.tolist()

@@ -12,7 +12,7 @@ from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 from jaxtyping import Bool, Float, Int, Shaped
 
-from personalllm_env.core import Task, encode_feedback
+from personalllm_env.core import Task
 from personalllm_env.envs.buffers import Buffers
 from personalllm_env.envs.translate import (
     ObservationKind,
@@ -85,6 +85,7 @@ class PersonalVectorEnv(gym.vector.VectorEnv[Obs, Any, Any]):
         self._session = Session(self.task, np.arange(num_envs), regret=regret)
         self._buffers = Buffers()
         self._width = self.task.feedback.width(k)
+        self._num_responses = np.uint64(k)
         self._over: Bool[np.ndarray, "B"] | None = None  # None before the first reset
         self._any_over = False
 
@@ -132,9 +133,9 @@ class PersonalVectorEnv(gym.vector.VectorEnv[Obs, Any, Any]):
         """Steps all rows; those in ``resume`` begin their next episode instead."""
         session = self._session
         feedback, diagnostics = session.step(actions)
-        terminated, truncated = feedback.left, session.over
+        terminated, truncated = feedback.left, session.over()
         reward, heard = feedback.reward, feedback.heard.astype(np.float32)
-        said = encode_feedback(self.task, feedback)
+        said = self.task.feedback.encode(feedback, self.task.bank.num_responses)
         utility, regret = diagnostics.utility, diagnostics.regret
         if resume is not None:
             session.begin(mask=resume)
@@ -142,7 +143,7 @@ class PersonalVectorEnv(gym.vector.VectorEnv[Obs, Any, Any]):
             for array in zero if regret is None else (*zero, regret):
                 array[resume] = 0
         self._over = terminated | truncated
-        self._any_over = bool(self._over.any())
+        self._any_over = not session.nobody_left() and bool(self._over.any())
         extra: Arrays = {}
         if self._any_over and self.autoreset_mode is AutoresetMode.SAME_STEP:
             extra = self._final(said, heard, utility, regret)
@@ -174,8 +175,8 @@ class PersonalVectorEnv(gym.vector.VectorEnv[Obs, Any, Any]):
             )
         array = array.astype(np.int64, copy=False).reshape(self.num_envs, s)
         # A negative number is a huge one when read as unsigned: one comparison for both ends.
-        wrong = array.view(np.uint64) >= k
-        if np.count_nonzero(wrong):
+        wrong = array.view(np.uint64) >= self._num_responses
+        if np.count_nonzero(wrong):  # a third of the time of any()
             row = int(np.flatnonzero(wrong.any(axis=1))[0])
             raise ValueError(
                 f"actions must be in 0..{k - 1}; row {row} is {array[row].tolist()}"
@@ -187,7 +188,7 @@ class PersonalVectorEnv(gym.vector.VectorEnv[Obs, Any, Any]):
         obs: Obs = {
             "feedback": said,
             "heard": heard[:, None],
-            "step": session.elapsed[:, None],
+            "step": session.elapsed(),
         }
         if self._kind == "ids":
             obs["prompt"] = session.episodes.prompt[session.at].copy()
