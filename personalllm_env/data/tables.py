@@ -1,0 +1,458 @@
+"""Banks from tables in PersonalLLM's columns, whatever file, folder or hub they come from.
+
+Columns: ``prompt``; ``response_k`` for k = 1..K; ``response_k_<reward model>``, a raw score;
+optionally ``response_k_model``, who wrote it, and ``split``. Others are ignored. Every source
+becomes a list of ``Part``; from there on there is one code path.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+import pyarrow.json
+import pyarrow.parquet
+from jaxtyping import Bool, Float
+
+from personalllm_env.bank import BankError, ResponseBank, Texts, find_duplicates, standardise
+from personalllm_env.data.features import require, text_features
+
+_TAKES = (
+    "a .parquet, .jsonl, .json or .csv file, a folder of .parquet files, a folder written by "
+    "ResponseBank.save or datasets' save_to_disk, or a hub id such as namkoong-lab/PersonalLLM"
+)
+_RESPONSE = re.compile(r"response_(\d+)(?:_(.+))?", re.DOTALL)
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_BLOCK = 1 << 26  # pyarrow's 1 MB is less than one row of long responses
+
+
+@dataclass(frozen=True)
+class Part:
+    """One table of a source: a file, or a split of a data set.
+
+    Attributes:
+        table: Its rows.
+        where: What an error calls it.
+        split: ``"train"`` or ``"test"`` where the source says so.
+    """
+
+    table: pa.Table
+    where: str
+    split: str | None = None
+
+
+@dataclass(frozen=True)
+class _Columns:
+    num_responses: int
+    reward_models: tuple[str, ...]
+
+
+def bank_from_tables(
+    parts: Sequence[Part],
+    *,
+    source: str,
+    encoder: str = "tfidf",
+    num_features: int | None = None,
+    constants: Mapping[str, tuple[float, float]] | None = None,
+    test_share: float | None = None,
+    cache: bool = True,
+) -> ResponseBank:
+    """Makes a bank of tables in PersonalLLM's columns; each row is a prompt of the bank.
+
+    Args:
+        parts: The tables, with the same columns.
+        source: Where they come from, for the bank's name and facts.
+        encoder: As in ``text_features``.
+        num_features: As in ``text_features``.
+        constants: Mean and sd per reward model; by default those of the train split.
+        test_share: Share of the different prompts in the test split, .1 by default; only for
+            tables that come without splits.
+        cache: As in ``text_features``.
+
+    Raises:
+        BankError: Naming file, column and data row (from 1) of what does not fit.
+    """
+    if not parts:
+        raise BankError(f"{source}: there are no tables")
+    columns = _shared_columns(parts)
+    texts = _texts(parts, columns.num_responses)
+    raw = np.concatenate([_scores(part, columns) for part in parts])
+    is_test, rule = _split(parts, texts.prompts, test_share)
+    given = None if constants is None else dict(constants)
+    try:
+        scores, used = standardise(raw, is_test, columns.reward_models, given)
+    except BankError as error:
+        raise BankError(f"{source}, columns response_k_<reward model>: {error}") from None
+    prompts, responses = text_features(
+        texts, is_test, encoder=encoder, num_features=num_features, cache=cache
+    )
+    return ResponseBank(
+        scores=scores,
+        prompt_features=prompts,
+        response_features=responses,
+        reward_models=columns.reward_models,
+        responders=_responders(parts, columns.num_responses),
+        is_test=is_test,
+        texts=texts,
+        name=source if _HUB_ID.fullmatch(source) else Path(source).stem,
+        facts={
+            "source": source,
+            "split": rule,
+            "standardised_by": "train split" if constants is None else "given constants",
+            "standardisation": {model: [*map(float, pair)] for model, pair in used.items()},
+            "features": {
+                "encoder": encoder,
+                "num_features": responses.shape[-1],
+                "num_not_constant": int(responses.any(axis=(0, 1)).sum()),
+            },
+        },
+    )
+
+
+def read_parts(source: str | os.PathLike[str]) -> list[Part]:
+    """Reads a file, a folder or a hub data set.
+
+    Raises:
+        BankError: If there is no such thing or it cannot be read.
+        ImportError: If ``datasets`` is needed and missing: names the extra to install.
+    """
+    path = Path(source).expanduser()
+    if path.is_file():
+        return [_read_file(path)]
+    if path.is_dir():
+        if any((path / name).is_file() for name in ("dataset_dict.json", "state.json")):
+            return _read_dataset("load_from_disk", str(path))
+        return _read_folder(path)
+    if isinstance(source, str) and _HUB_ID.fullmatch(source) and path.suffix not in _READERS:
+        return read_hub(source)
+    raise BankError(f"{source}: no such file or folder; expected 'synthetic', {_TAKES}")
+
+
+def read_hub(name: str) -> list[Part]:
+    """Reads whatever ``datasets.load_dataset`` can: a hub id, or a local folder of files."""
+    return _read_dataset("load_dataset", name)
+
+
+def _read_dataset(function: str, name: str) -> list[Part]:
+    datasets = require("datasets", "hub")
+    try:
+        loaded = getattr(datasets, function)(name)
+    except Exception as error:  # each of the hub's clients has its own errors
+        raise BankError(
+            f"{name}: datasets.{function} failed: {error}; expected {_TAKES}"
+        ) from error
+    if not isinstance(loaded, Mapping):
+        return [Part(loaded.with_format("arrow")[:], name)]
+    # Slicing, unlike `.data`, keeps to the rows of a filtered or shuffled data set.
+    return [
+        Part(dataset.with_format("arrow")[:], f"{name} ({split})", str(split))
+        for split, dataset in loaded.items()
+    ]
+
+
+def _read_folder(folder: Path) -> list[Part]:
+    files = sorted(folder.glob("*.parquet")) or sorted(folder.glob("data/*.parquet"))
+    if not files:
+        raise BankError(f"{folder}: the folder holds no bank; expected {_TAKES}")
+    splits = [next((s for s in ("train", "test") if f.name.startswith(s)), None) for f in files]
+    if None in splits and len(set(splits)) > 1:
+        odd = files[splits.index(None)].name
+        raise BankError(
+            f"{folder}: the name of {odd} says no split, but others start with train or test; "
+            "expected all files or none of them to"
+        )
+    return [_read_file(file, split) for file, split in zip(files, splits, strict=True)]
+
+
+def _read_file(path: Path, split: str | None = None) -> Part:
+    reader = _READERS.get(path.suffix.lower())
+    if reader is None:
+        raise BankError(f"{path}: unknown extension {path.suffix!r}; expected {_TAKES}")
+    if path.stat().st_size == 0:
+        raise BankError(f"{path}: the file is empty")
+    try:
+        return Part(reader(path), str(path), split)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise BankError(f"{path}: cannot be read as {path.suffix[1:]}: {error}") from error
+
+
+def _read_parquet(path: Path) -> pa.Table:
+    return pa.parquet.ParquetFile(path).read()
+
+
+def _read_csv(path: Path) -> pa.Table:
+    # Every column as text first: a guess from the first block takes a response "42" for a
+    # number, and a later .5 for an error in a column that began with whole numbers.
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        names = next(csv.reader(file))
+    table = pa.csv.read_csv(
+        path,
+        read_options=pa.csv.ReadOptions(block_size=_BLOCK, use_threads=False),
+        parse_options=pa.csv.ParseOptions(newlines_in_values=True),
+        convert_options=pa.csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string())),
+    )
+    for i, name in enumerate(table.column_names):
+        if (match := _RESPONSE.fullmatch(name)) and match[2] not in (None, "model"):
+            table = table.set_column(i, name, _numbers(table.column(i)))
+    return table
+
+
+def _numbers(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Returns the column as numbers, or as it is for ``_scores`` to say what is wrong."""
+    bare = pc.utf8_trim_whitespace(column)
+    try:
+        return pc.cast(pc.if_else(pc.equal(bare, ""), None, bare), pa.float64())
+    except pa.ArrowInvalid:
+        return column
+
+
+def _read_json(path: Path) -> pa.Table:
+    with path.open(encoding="utf-8-sig") as file:
+        first = json.loads(next((line for line in file if line.strip()), "{}"))
+    if not isinstance(first, dict):
+        raise BankError(
+            f"{path}: expected one JSON object per line, got a {type(first).__name__}"
+        )
+    # Named as text, or a response such as "2024-01-01" would come back as a time stamp.
+    text = pa.schema([(name, pa.string()) for name in first if _is_text(name)])
+    return pa.json.read_json(
+        path,
+        read_options=pa.json.ReadOptions(block_size=_BLOCK),
+        parse_options=pa.json.ParseOptions(explicit_schema=text),
+    )
+
+
+def _is_text(name: str) -> bool:
+    match = _RESPONSE.fullmatch(name)
+    return name in ("prompt", "split") or (match is not None and match[2] in (None, "model"))
+
+
+_READERS: dict[str, Callable[[Path], pa.Table]] = {
+    ".parquet": _read_parquet,
+    ".jsonl": _read_json,
+    ".json": _read_json,
+    ".csv": _read_csv,
+}
+
+
+def _shared_columns(parts: Sequence[Part]) -> _Columns:
+    first = _columns(parts[0])
+    for part in parts[1:]:
+        other = _columns(part)
+        if other.num_responses != first.num_responses or set(other.reward_models) != set(
+            first.reward_models
+        ):
+            raise BankError(
+                f"{part.where}: expected the columns of {parts[0].where}, "
+                f"{first.num_responses} responses and reward models "
+                f"{', '.join(first.reward_models)}; got {other.num_responses} and "
+                f"{', '.join(other.reward_models)}"
+            )
+    return first
+
+
+def _columns(part: Part) -> _Columns:
+    """Checks the names; returns K and the reward models in order of first appearance."""
+    names: list[str] = part.table.column_names
+    if part.table.num_rows == 0:
+        split = f": the {part.split} split is empty" if part.split else ""
+        raise BankError(f"{part.where}: the table has no rows{split}")
+    if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
+        raise BankError(f"{part.where}: column {twice[0]!r} is there twice")
+    if "prompt" not in names:
+        raise BankError(f"{part.where}: no column 'prompt'; found: {_some(names)}")
+    found = [(int(m[1]), m[2]) for name in names if (m := _RESPONSE.fullmatch(name))]
+    if not any(suffix is None for _, suffix in found):
+        raise BankError(
+            f"{part.where}: no columns response_1, response_2, ...; found: {_some(names)}"
+        )
+    models = tuple(dict.fromkeys(s for _, s in found if s not in (None, "model")))
+    num = max(k for k, suffix in found if suffix != "model")
+    if min(k for k, _ in found) == 0:
+        raise BankError(
+            f"{part.where}: responses are numbered from 1; found a column response_0"
+        )
+    if num < 2:
+        raise BankError(f"{part.where}: expected at least 2 responses; found only response_1")
+    if not models:
+        raise BankError(
+            f"{part.where}: no columns response_k_<reward model>, such as response_1_gemma_2b: "
+            f"a bank needs scores; found: {_some(names)}"
+        )
+    expected = [f"response_{k}" for k in range(1, min(num, len(names)) + 1)]
+    expected += [f"{name}_{model}" for model in models for name in expected]
+    if missing := [name for name in expected if name not in set(names)]:
+        raise BankError(
+            f"{part.where}: missing columns {_some(missing)}; expected response_k and "
+            f"response_k_<reward model> for every k from 1 to {num}"
+        )
+    return _Columns(num, models)
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:12]) + (f" and {len(names) - 12} more" if len(names) > 12 else "")
+
+
+def _texts(parts: Sequence[Part], num_responses: int) -> Texts:
+    names = [f"response_{k}" for k in range(1, num_responses + 1)]
+    prompts = chain.from_iterable(_text_column(part, "prompt") for part in parts)
+    rows = chain.from_iterable(
+        zip(*(_text_column(part, name) for name in names), strict=True) for part in parts
+    )
+    return Texts(tuple(prompts), tuple(rows))
+
+
+def _text_column(part: Part, name: str) -> list[str]:
+    column = part.table.column(name)
+    _refuse_nulls(part, name, column)
+    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+    if str(kind) not in ("string", "large_string", "string_view"):
+        raise BankError(f"{part.where}: column {name!r} must be text, is {column.type}")
+    values: list[str] = column.to_pylist()
+    if (empty := next((i for i, v in enumerate(values) if not v.strip()), None)) is not None:
+        raise BankError(f"{part.where}: column {name!r}, row {empty + 1}: the text is empty")
+    return values
+
+
+def _refuse_nulls(part: Part, name: str, column: pa.ChunkedArray) -> None:
+    if column.null_count:
+        row = pc.index(column.is_null(), True).as_py() + 1
+        raise BankError(f"{part.where}: column {name!r}, row {row}: no value (null)")
+
+
+def _scores(part: Part, columns: _Columns) -> Float[np.ndarray, "P K M"]:
+    shape = (part.table.num_rows, columns.num_responses, len(columns.reward_models))
+    scores = np.empty(shape)
+    for m, model in enumerate(columns.reward_models):
+        for k in range(columns.num_responses):
+            scores[:, k, m] = _score_column(part, f"response_{k + 1}_{model}")
+    return scores
+
+
+def _score_column(part: Part, name: str) -> Float[np.ndarray, "P"]:
+    column = part.table.column(name)
+    _refuse_nulls(part, name, column)
+    kind = column.type
+    if not (
+        pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)
+    ):
+        raise BankError(
+            f"{part.where}: column {name!r} must hold numbers, is {kind}; "
+            f"row {_first_non_number(column) + 1}"
+        )
+    values: Float[np.ndarray, "P"] = column.cast(pa.float64(), safe=False).to_numpy()
+    if not np.isfinite(values).all():
+        row = int(np.argmin(np.isfinite(values)))
+        raise BankError(
+            f"{part.where}: column {name!r}, row {row + 1}: "
+            f"a score must be finite, got {values[row]}"
+        )
+    return values
+
+
+def _first_non_number(column: pa.ChunkedArray) -> int:
+    for row, value in enumerate(column.to_pylist()):
+        try:
+            float(value)
+        except (TypeError, ValueError):
+            return row
+    return 0
+
+
+def _responders(parts: Sequence[Part], num_responses: int) -> tuple[str, ...]:
+    """Returns who wrote the k-th responses where the tables name one for each k."""
+    names = []
+    for k in range(1, num_responses + 1):
+        column = f"response_{k}_model"
+        if not all(column in part.table.column_names for part in parts):
+            break
+        written_by = set(chain.from_iterable(p.table.column(column).to_pylist() for p in parts))
+        if len(written_by) == 1 and isinstance(name := written_by.pop(), str):
+            names.append(name)
+    if len(set(names)) == num_responses:
+        return tuple(names)
+    return tuple(f"response_{k}" for k in range(1, num_responses + 1))
+
+
+def _split(
+    parts: Sequence[Part], prompts: Sequence[str], test_share: float | None
+) -> tuple[Bool[np.ndarray, "P"], str]:
+    """Returns the test split and the rule that made it."""
+    source = parts[0].where
+    given = {part.split for part in parts}
+    if len(given) == 1 and all("split" not in part.table.column_names for part in parts):
+        return _split_by_prompt(prompts, 0.1 if test_share is None else test_share, source)
+    if test_share is not None:
+        raise BankError(f"{source}: test_share cannot be set, the table has splits of its own")
+    if len(given) > 1:
+        if given != {"train", "test"}:
+            raise BankError(
+                f"{source}: the splits must be train and test, "
+                f"got {', '.join(sorted(map(str, given)))}"
+            )
+        values = [[str(part.split)] * part.table.num_rows for part in parts]
+        rule = "given: train and test"
+    else:
+        values = [_split_column(part) for part in parts]
+        rule = "given: column 'split'"
+    is_test = np.array([value == "test" for value in chain.from_iterable(values)])
+    if is_test.all() or not is_test.any():
+        empty = "train" if is_test.all() else "test"
+        raise BankError(f"{source}: column 'split': the {empty} split is empty")
+    if (twins := find_duplicates(prompts, is_test)) is not None:
+        train, test = (_place(parts, row) for row in twins)
+        raise BankError(
+            f"column 'prompt': {train} (train) and {test} (test) hold the same prompt, "
+            f"{prompts[twins[0]][:60]!r}"
+        )
+    return is_test, rule
+
+
+def _split_column(part: Part) -> list[str]:
+    if "split" not in part.table.column_names:
+        raise BankError(f"{part.where}: no column 'split', though other tables have one")
+    values: list[str] = part.table.column("split").to_pylist()
+    for row, value in enumerate(values):
+        if value not in ("train", "test"):
+            raise BankError(
+                f"{part.where}: column 'split', row {row + 1}: "
+                f"expected 'train' or 'test', got {value!r}"
+            )
+    return values
+
+
+def _split_by_prompt(
+    prompts: Sequence[str], test_share: float, source: str
+) -> tuple[Bool[np.ndarray, "P"], str]:
+    """Sends the first prompts in the order of their hashes to test, with all of their rows."""
+    if not 0 < test_share < 1:
+        raise BankError(f"test_share must lie between 0 and 1, got {test_share}")
+    keys = [prompt.strip() for prompt in prompts]
+    ordered = sorted(set(keys), key=lambda key: hashlib.sha256(key.encode()).digest())
+    if len(ordered) < 2:
+        raise BankError(
+            f"{source}: column 'prompt': expected at least 2 different prompts to split into "
+            f"train and test, got {len(ordered)}"
+        )
+    num_test = min(max(1, round(test_share * len(ordered))), len(ordered) - 1)
+    test = set(ordered[:num_test])
+    return np.array([key in test for key in keys]), f"by prompt text, test_share {test_share:g}"
+
+
+def _place(parts: Sequence[Part], row: int) -> str:
+    for part in parts:
+        if row < part.table.num_rows:
+            return f"{part.where}, row {row + 1}"
+        row -= part.table.num_rows
+    raise IndexError(row)
