@@ -92,30 +92,30 @@ def run_comparison(
         )
     console.print(
         f"{len(chosen)} agents x {num_seeds} seeds x {num_users} users x {task.horizon} "
-        f"interactions in {time.perf_counter() - start:.1f} s on {task.bank!r}",
+        f"interactions in {time.perf_counter() - start:.1f} s on\n{task.bank!r}",
         highlight=False,
+        soft_wrap=True,
     )
     return result
 
 
 def show_comparison(result: Comparison, task: Task, console: Console) -> None:
-    """Prints the table, best regret last."""
+    """Prints the table, least regret first."""
     said = " + ".join(channel.name for channel in task.feedback.channels)
     table = Table(
         title=f"{task.bank.name}: feedback {said}, {task.horizon} interactions per user"
     )
     table.add_column("agent", no_wrap=True)
-    for name in ("cumulative regret", "normalised score", "personalisation gain"):
-        table.add_column(name, justify="right")
-    table.add_column("best picks", justify="right")
-    table.add_column("us/decision", justify="right")
-    for row in sorted(summarise(result), key=lambda r: -r.regret.value):
+    for name in ("regret", "score", "gain", "best picks", "us/decision"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in sorted(summarise(result), key=lambda r: r.regret.value):
         table.add_row(*_cells(row), style="dim" if row.privileges else "")
     console.print(table)
     console.print(
-        "95 % intervals: paired bootstrap over users of all seeds. Score: 0 = uniform, 1 = "
-        "oracle. Gain: 0 = popular, 1 = oracle.\n* sees what no real system could "
-        "(`personalllm-env agents` says what).",
+        "regret: cumulative, per user. score: normalised, 0 = uniform, 1 = oracle. gain: "
+        "personalisation gain, 0 = popular, 1 = oracle.\n"
+        "+-: half the 95 % interval of a paired bootstrap over the users of all seeds.\n"
+        "*: sees what no real system could; `personalllm-env agents` says what.",
         style="dim",
         highlight=False,
     )
@@ -138,7 +138,7 @@ def _number(estimate: Estimate, digits: int) -> str:
     text = f"{estimate.value:.{digits}f}"
     if np.isnan(estimate.low) or estimate.low == estimate.high:
         return text
-    return f"{text} [{estimate.low:.{digits}f}, {estimate.high:.{digits}f}]"
+    return f"{text} +-{(estimate.high - estimate.low) / 2:.{digits}f}"
 
 
 def save_comparison(result: Comparison, task: Task, out: Path, console: Console) -> None:
@@ -192,7 +192,7 @@ def show_bank(source: str, console: Console) -> None:
     """Prints what is in a bank."""
     bank = load_bank(source)
     share = decodable_share(bank, linear_decoder(bank))
-    console.print(repr(bank), highlight=False)
+    console.print(repr(bank), highlight=False, soft_wrap=True)
     for key, value in bank.facts.items():
         console.print(f"{key}: {value}", highlight=False, soft_wrap=True)
     table = Table(title="How far a linear map of the features tells the scores (test prompts)")
@@ -209,9 +209,9 @@ def show_calibration(source: str, num_users: int, seed: int, console: Console) -
 
     rows = calibration_table(load_bank(source), num_users=num_users, seed=seed)
     table = Table(title=f"{source}: PersonalLLM's published figures against this bank")
-    for name in ("statistic", "concentration"):
-        table.add_column(name)
-    for name in ("target", "measured", "difference", "tolerance"):
+    for name in ("statistic", "alpha"):
+        table.add_column(name, no_wrap=True)
+    for name in ("target", "measured", "diff", "within"):
         table.add_column(name, justify="right")
     for row in rows:
         numbers = (row.target, row.measured, row.difference, row.tolerance)

@@ -27,9 +27,10 @@ _KNOWN = {"popular": "#000000", "uniform": "#7A5230"}
 # deuteranopia and protanopia, and carry markers.
 _SAFE = ("#0072B2", "#D55E00", "#009E73", "#E69F00", "#56B4E9", "#CC79A7")
 _MORE = ("#3B1FA3", "#99BB66", "#882255", "#7766FF", "#004455", "#AA8866", "#332200", "#FF6FB5")
-_GREYS = ("#8A8A8A", (3.5, 1.5)), ("#6A6A6A", (1.2, 1.2)), ("#8A8A8A", (7, 1.5, 1.2, 1.5))
+_GREYS = ("#8A8A8A", "#6A6A6A")
+_DASHES = (3.5, 1.5), (1.2, 1.2), (7, 1.5, 1.2, 1.5), (7, 2)
 _INK, _FAINT, _LINE = "#222222", "#5A5A5A", "#B0B0B0"
-_WIDTH, _SIZE, _GAP = 7.5, 8.5, 11.5  # inches; points; points between labels
+_WIDTH, _SIZE, _GAP = 7.5, 8.5, 12.0  # inches; points; points between labels
 
 
 class Curve(NamedTuple):
@@ -64,14 +65,14 @@ def plot_learning_curves(
         ceiling = mean_curve(moving_average(best[names[0]])).middle
         axis = "mean utility per interaction (not normalised: nobody is called uniform)"
         what = "Thin line: the best response for this user. Means"
-    what += f" over {_crowd(comparison)}, moving average of {_WINDOW} interactions"
+    note = _caption(comparison, what, f", moving average of {_WINDOW} interactions")
     near = [np.minimum(curves[name].middle, ceiling) for name in names]
     high, low = float(ceiling.max()), float(np.nanmin([ceiling, *near]))
     losses = [float(np.nanmean(ceiling - x)) for x in near if not np.isnan(x).all()]
     low = max(low, high - 2.5 * max(losses, default=1.0))  # an early dip may leave the frame
     room = max(high - low, 1e-3)
     limits = (low - 0.06 * room, high + 0.04 * room)
-    _draw(comparison, curves, path, title, (axis, what), limits, ceiling)
+    _draw(comparison, curves, path, title, (axis, note), limits, ceiling)
 
 
 def plot_regret(
@@ -84,10 +85,9 @@ def plot_regret(
         for name, runs in comparison.runs.items()
     }
     top = max(float((curves[n].middle + np.nan_to_num(curves[n].half)).max()) for n in names)
-    what = "Utility of the best response minus that of the one shown, summed. Means over "
-    what += _crowd(comparison)
-    limits = (0.0, 1.04 * max(top, 1e-3))
-    _draw(comparison, curves, path, title, ("cumulative regret per user", what), limits)
+    what = "Utility of the best response minus that of the one shown, summed. Means"
+    words = ("cumulative regret per user", _caption(comparison, what))
+    _draw(comparison, curves, path, title, words, (0.0, 1.04 * max(top, 1e-3)))
 
 
 def moving_average(values: Float[np.ndarray, "N T"], window: int = _WINDOW) -> np.ndarray:
@@ -106,12 +106,8 @@ def moving_average(values: Float[np.ndarray, "N T"], window: int = _WINDOW) -> n
 def mean_curve(values: Float[np.ndarray, "N T"]) -> Curve:
     """Returns the mean over users and half its 95 % band (normal)."""
     num = len(values)
-    half = (
-        _Z * values.std(axis=0, ddof=1) / num**0.5
-        if num > 1
-        else np.full(values.shape[1], np.nan)
-    )
-    return Curve(values.mean(axis=0), half)
+    sd = values.std(axis=0, ddof=1) if num > 1 else np.full(values.shape[1], np.nan)
+    return Curve(values.mean(axis=0), _Z * sd / num**0.5)
 
 
 def normalised_curve(
@@ -126,10 +122,8 @@ def normalised_curve(
     linearisation (the delta method), in which a user's three utilities stay together. NaN
     where the oracle is no better than uniform.
     """
-    gained, gap = (
-        moving_average(agent - uniform, window),
-        moving_average(oracle - uniform, window),
-    )
+    gained = moving_average(agent - uniform, window)
+    gap = moving_average(oracle - uniform, window)
     scale = gap.mean(axis=0)
     scale = np.where(scale > 1e-12, scale, np.nan)
     ratio = gained.mean(axis=0) / scale
@@ -167,21 +161,17 @@ def line_styles(privileges: Mapping[str, tuple[str, ...]]) -> dict[str, dict[str
     for name, privileged in privileges.items():
         style: dict[str, Any] = {"lw": 1.9, "zorder": 3.0, "solid_capstyle": "round"}
         if privileged:
-            colour, dashes = _GREYS[greys % len(_GREYS)]
-            style |= {"color": colour, "lw": 1.4, "dashes": dashes, "zorder": 2.5}
+            style |= {"color": _GREYS[greys % 2], "dashes": _DASHES[greys % 4]}
+            style |= {"lw": 1.4, "zorder": 2.5}
             greys += 1
         elif name in _KNOWN:
             style["color"] = _KNOWN[name]
-            style["lw"] = 3.2 if name == "uniform" else 1.9  # seen behind what is no better
+            style["lw"] = 2.8 if name == "uniform" else 1.9  # seen behind what is no better
         else:
             style["color"] = (_SAFE + _MORE)[taken % (len(_SAFE) + len(_MORE))]
             if taken >= len(_SAFE):
-                style |= {
-                    "marker": "os^Dv"[taken % 5],
-                    "ms": 4.5,
-                    "markevery": 0.12,
-                    "mec": "w",
-                }
+                style |= {"marker": "os^Dv"[taken % 5], "ms": 4.5, "mec": "w"}
+                style["markevery"] = 0.12  # of the figure's diagonal
             taken += 1
         styles[name] = style
     return styles
@@ -203,20 +193,16 @@ def _near(comparison: Comparison) -> list[str]:
     return names
 
 
-def _crowd(comparison: Comparison) -> str:
-    runs = next(iter(comparison.runs.values()))
-    num, seeds = sum(len(run.utility) for run in runs), len(runs)
-    return ("1 user" if num == 1 else f"{num} users") + (
-        f" ({seeds} seeds)" if seeds > 1 else ""
-    )
-
-
-def _caption(comparison: Comparison, what: str, bands: bool) -> str:
-    text = what + ("; bands: 95 % over users." if bands else "; one user, so no bands.")
-    if not all(run.present.all() for runs in comparison.runs.values() for run in runs):
+def _caption(comparison: Comparison, what: str, smooth: str = "") -> str:
+    runs = [run for runs in comparison.runs.values() for run in runs]
+    num = sum(len(run.utility) for run in next(iter(comparison.runs.values())))
+    seeds = f" ({len(comparison.seeds)} seeds)" if len(comparison.seeds) > 1 else ""
+    text = f"{what} over {num} user{'s' * (num > 1)}{seeds}{smooth}; "
+    text += "bands: 95 % over users, the same for all agents." if num > 1 else "so no bands."
+    if not all(run.present.all() for run in runs):
         text += " Users who left count on, with utility 0."
     if any(comparison.privileges.values()):
-        text += " * privileged reference (dashed): sees what no real system could."
+        text += " Dashed and starred: references that see what no real system could."
     return text
 
 
@@ -232,10 +218,9 @@ def _draw(
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-    bands = not all(np.isnan(curve.half).all() for curve in curves.values())
-    notes = textwrap.wrap(_caption(comparison, words[1], bands), 126)
+    notes = textwrap.wrap(words[1], 126)
     heading = textwrap.wrap(title or "", 84)
-    below, above = 0.62 + 0.15 * len(notes), 0.42 + 0.21 * len(heading)
+    below, above = 0.58 + 0.15 * len(notes), 0.42 + 0.21 * len(heading)
     height = max(4.7, above + below + len(curves) * _GAP / 72)
     figure = Figure(figsize=(_WIDTH, height), dpi=160)
     axes = figure.add_axes((0.1, below / height, 0.7, 1 - (above + below) / height))
@@ -257,16 +242,16 @@ def _draw(
     axes.spines[["left", "bottom"]].set_color(_LINE)
     axes.tick_params(labelsize=_SIZE, labelcolor=_FAINT, color=_LINE, length=3)
     widest = _label(axes, comparison, curves, styles, values=ceiling is None)
-    axes.set_position(
-        (0.075, axes.get_position().y0, 0.875 - widest, axes.get_position().height)
-    )
-    for text, y, size, colour, more in (
-        ("\n".join(heading), height - 0.1, 11.5, _INK, {"va": "top", "weight": "bold"}),
-        (words[0], height - above + 0.12, _SIZE + 0.5, _INK, {}),
-        ("\n".join(notes), 0.1, _SIZE - 1, _FAINT, {"linespacing": 1.3}),
+    box = axes.get_position()
+    axes.set_position((0.075, box.y0, 0.875 - widest, box.height))
+    note = {"linespacing": 1.3, "color": _FAINT}
+    for text, y, size, more in (
+        ("\n".join(heading), height - 0.1, 11.5, {"va": "top", "weight": "bold"}),
+        (words[0], height - above + 0.12, _SIZE + 0.5, {}),
+        ("\n".join(notes), 0.1, _SIZE - 1, note),
     ):
-        more |= {"size": size, "color": colour, "parse_math": False}
-        figure.text(0.016, y / height, text, **more)
+        drawn = figure.text(0.016, y / height, text, size=size, color=_INK)
+        drawn.set(parse_math=False, **more)
     _save(figure, Path(path))
 
 
@@ -283,6 +268,7 @@ def _label(
 
     (low, high), right = axes.get_ylim(), axes.get_yaxis_transform()
     ends = {name: float(curve.middle[-1]) for name, curve in curves.items()}
+    ends = dict(sorted(ends.items(), key=lambda item: item[1]))  # those outside in order too
     figure, widest = axes.figure, 0.0
     gap = _GAP / 72 / (figure.get_figheight() * axes.get_position().height) * (high - low)
     wanted = [low if np.isnan(end) else min(max(end, low), high) for end in ends.values()]
@@ -291,7 +277,7 @@ def _label(
         words = name if len(name) <= 32 else name[:31] + "…"
         words += " *" * privileged
         if values or not low <= end <= high:
-            words += f"  {end:.{1 if abs(end) >= 10 else 2}f}"
+            words += f"  {round(end, 2) + 0.0:.{1 if abs(end) >= 10 else 2}f}"
         if low <= end <= high:
             start = 1.0 if len(curves[name].middle) > 1 else 0.91
             link: dict[str, Any] = {
@@ -303,7 +289,7 @@ def _label(
             axes.plot([start, 1.03], [end, place], **link)
         else:
             words = ("↑ " if end > high else "↓ ") + words
-        text = axes.text(1.034, place, words, transform=right, va="center", fontsize=_SIZE)
+        text = axes.text(1.036, place, words, transform=right, va="center", fontsize=_SIZE)
         text.set(parse_math=False, gid="label", style="italic" if privileged else "normal")
         text.set_color([0.75 * part for part in to_rgb(colour)])  # readable on white
         widest = max(widest, text.get_window_extent().width / figure.bbox.width)

@@ -84,7 +84,8 @@ def stream_keys(
 
 @lru_cache(maxsize=256)
 def _root_words(seed: int) -> NDArray[np.uint64]:
-    return np.random.SeedSequence(seed).generate_state(2, np.uint64)
+    words = np.random.SeedSequence(seed).generate_state(2, np.uint64)
+    return words.astype(np.uint64)
 
 
 @lru_cache(maxsize=256)
