@@ -96,12 +96,12 @@ class Task:
         return self.bank.prompts(self.split)
 
     @cached_property
-    def flat_scores(self) -> Float[np.ndarray, "P*K M"]:
+    def flat_scores(self) -> Float[np.ndarray, "PK M"]:
         """The bank's scores with one row per response."""
         return self.bank.scores.reshape(-1, self.bank.num_reward_models)
 
     @cached_property
-    def flat_features(self) -> Float[np.ndarray, "P*K D"]:
+    def flat_features(self) -> Float[np.ndarray, "PK D"]:
         """The bank's response features with one row per response."""
         return self.bank.response_features.reshape(-1, self.bank.num_features)
 
@@ -124,15 +124,16 @@ class Episodes:
     """The exogenous randomness of B episodes. Column b is a function of stream b alone.
 
     Absent mechanisms are None. Time comes first, so that one interaction of all rows is
-    contiguous. A prompt more than T is drawn, for the observation after the last interaction.
+    contiguous. Prompts and orders have T1 = T + 1 entries: one more than there are
+    interactions, for the observation after the last.
     """
 
     user: Int[np.ndarray, "B"]
     weights: Float[np.ndarray, "B M"]
-    prompt: Int[np.ndarray, "T+1 B"]
-    first_row: Int[np.ndarray, "T+1 B"]  # the prompt's first response in the flat tables
+    prompt: Int[np.ndarray, "T1 B"]
+    first_row: Int[np.ndarray, "T1 B"]  # the prompt's first response in the flat tables
     noise: tuple[Float[np.ndarray, "T B"], ...]  # per channel
-    order: Int[np.ndarray, "T+1 B K"] | None = None
+    order: Int[np.ndarray, "T1 B K"] | None = None
     heard: NDArray[np.bool_] | None = None  # (T, B)
     leave: Float[np.ndarray, "T B"] | None = None
     drift_to: Float[np.ndarray, "B M"] | None = None
@@ -219,7 +220,7 @@ def _draw_users(
 
 def _draw_prompts(
     task: Task, keys: UInt64[np.ndarray, "B"], fixed: Fixed
-) -> Int[np.ndarray, "T+1 B"]:
+) -> Int[np.ndarray, "T1 B"]:
     num = task.horizon + 1
     if fixed.prompts is not None:
         return np.repeat(np.resize(fixed.prompts, num)[:, None], len(keys), axis=1)
@@ -278,9 +279,9 @@ def observe(
         responses = gather(task.flat_features, rows)
         seen = task.flat_scores[rows] if scores or task.white_box else None
     return Observation(
-        prompt=prompt.copy(),
-        prompt_features=gather(task.bank.prompt_features, prompt),
-        response_features=responses,
+        prompt.copy(),
+        gather(task.bank.prompt_features, prompt),
+        responses,
         user=per_row(episodes.user, at).copy() if task.recognise else None,
         scores=seen,
         weights=weights_at(episodes, min_at(at, task.horizon - 1)).copy() if weights else None,

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple, Protocol
+from functools import cached_property
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Int, Shaped, UInt64
@@ -29,6 +30,7 @@ class Served(NamedTuple):
     action: Int[np.ndarray, "B S"]
 
 
+@runtime_checkable
 class Channel(Protocol):
     """One way of speaking. ``say`` is deterministic given noise drawn with the episode."""
 
@@ -403,7 +405,7 @@ class FeedbackModel:
     delay: int = 0
     leave: Leave | None = None
 
-    @property
+    @cached_property
     def needs_candidates(self) -> bool:
         """Whether any channel compares all K responses."""
         return any(channel.needs_candidates for channel in self.channels)

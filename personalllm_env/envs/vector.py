@@ -166,42 +166,38 @@ class PersonalVectorEnv(gym.vector.VectorEnv[Obs, Any, Any]):
         return self._step(actions, resume=over)
 
     def _checked(self, actions: Any) -> Int[np.ndarray, "B S"]:
-        k, s = self.task.bank.num_responses, self.task.num_shown
-        array = np.asarray(actions)
-        expected = (self.num_envs,) if s == 1 else (self.num_envs, s)
+        array, expected = np.asarray(actions), self.action_space.shape
         if array.shape != expected or array.dtype.kind not in "iu":
             raise ValueError(
                 f"actions must be integers of shape {expected}, got {array.dtype} {array.shape}"
             )
-        array = array.astype(np.int64, copy=False).reshape(self.num_envs, s)
+        array = array.astype(np.int64, copy=False).reshape(self.num_envs, -1)
         # A negative number is a huge one when read as unsigned: one comparison for both ends.
         wrong = array.view(np.uint64) >= self._num_responses
         if np.count_nonzero(wrong):  # a third of the time of any()
             row = int(np.flatnonzero(wrong.any(axis=1))[0])
             raise ValueError(
-                f"actions must be in 0..{k - 1}; row {row} is {array[row].tolist()}"
+                f"actions must be in 0..{int(self._num_responses) - 1}; "
+                f"row {row} is {array[row].tolist()}"
             )
         return array
 
     def _observe(self, said: Float[np.ndarray, "B W"], heard: Float[np.ndarray, "B"]) -> Obs:
-        session = self._session
-        obs: Obs = {
-            "feedback": said,
-            "heard": heard[:, None],
-            "step": session.elapsed(),
-        }
+        session, task = self._session, self.task
+        obs: Obs = {"feedback": said, "heard": heard[:, None], "step": session.elapsed()}
         if self._kind == "ids":
-            obs["prompt"] = session.episodes.prompt[session.at].copy()
-            if self.task.recognise:
-                obs["user"] = session.episodes.user.copy()
-            return obs
-        seen = session.observe(take=self._buffers.take)
-        obs["prompt_features"] = seen.prompt_features
-        obs["response_features"] = seen.response_features
-        if seen.user is not None:
-            obs["user"] = seen.user
-        if seen.scores is not None:
-            obs["privileged_scores"] = seen.scores
+            prompt = obs["prompt"] = session.episodes.prompt[session.at].copy()
+            user = session.episodes.user.copy() if task.recognise else None
+            scores = task.bank.scores[prompt] if task.white_box else None
+        else:
+            seen = session.observe(take=self._buffers.take)
+            obs["prompt_features"] = seen.prompt_features
+            obs["response_features"] = seen.response_features
+            user, scores = seen.user, seen.scores
+        if user is not None:
+            obs["user"] = user
+        if scores is not None:
+            obs["privileged_scores"] = scores
         return obs
 
     def _info(
