@@ -14,15 +14,19 @@ def best(
     Equal values are ordered by fair random draws: taking the first (or, as Open Bandit
     Pipeline's LinUCB does, always the last) makes a policy out of an index.
     """
-    rows = np.arange(len(values))
-    left = values.astype(np.float64)
-    chosen = np.empty((len(values), num_shown), dtype=np.int64)
-    for s in range(num_shown):
-        ties = left == left.max(axis=1, keepdims=True)
-        chosen[:, s] = (ties * (0.5 + rng.random(left.shape))).argmax(axis=1)
-        if s + 1 < num_shown:
-            left[rows, chosen[:, s]] = -np.inf
+    chosen = _argmax(values, rng)[:, None]
+    for _ in range(num_shown - 1):
+        values = values.astype(np.float64)  # a copy, which can hold -inf
+        np.put_along_axis(values, chosen[:, -1:], -np.inf, axis=1)
+        chosen = np.hstack([chosen, _argmax(values, rng)[:, None]])
     return chosen
+
+
+def _argmax(values: Float[np.ndarray, "B K"], rng: np.random.Generator) -> Int[np.ndarray, "B"]:
+    ties = values == values.max(axis=1, keepdims=True)
+    if np.count_nonzero(ties) == len(values):  # the usual case: no ties
+        return ties.argmax(axis=1)
+    return (ties * (0.5 + rng.random(values.shape))).argmax(axis=1)
 
 
 def only_best(

@@ -168,7 +168,7 @@ class LinUCB:
 
     def act(self, observation: Observation) -> Action:
         """Returns the responses with the highest bounds."""
-        learner, x = self._learner, observation.response_features
+        learner, x = self._learner, observation.response_features.astype(np.float64)
         values = learner.belief.values(x)
         if learner.num_shown == 1:
             values += self._exploration * learner.belief.widths(x)

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from personalllm_env.feedback import mean_shown
 from personalllm_env.types import Feedback
 
 
@@ -34,16 +35,16 @@ def evidence(
     shown = response_features[rows[:, None], action]
     said = feedback.said
     if "reward" in said:
-        pair = shown.mean(axis=1), said["reward"]
+        pair = mean_shown(shown), said["reward"]
     elif "click" in said:
         clicked = response_features[rows, said["click"].astype(np.int64)]
         pair = clicked - response_features.mean(axis=1), np.ones(len(action))
     elif "choice" in said:
         pair = shown[:, 0] - shown[:, 1], said["choice"]
     elif "stars" in said:
-        pair = shown.mean(axis=1), 0.7 * (said["stars"] - 3.0)
+        pair = mean_shown(shown), 0.7 * (said["stars"] - 3.0)
     else:
-        pair = shown.mean(axis=1), 2.0 * said["like"] - 1.0
+        pair = mean_shown(shown), 2.0 * said["like"] - 1.0
     return Evidence(pair[0], pair[1], feedback.heard)
 
 
@@ -78,9 +79,9 @@ class RidgeBelief:
         """Adds one observation per user (Sherman & Morrison 1950); silence changes nothing."""
         x = seen.features.astype(np.float64)
         v = np.matmul(self.covariance, x[:, :, None])[:, :, 0]
-        gain = v / (1.0 + np.einsum("bd,bd->b", x, v))[:, None]
+        gain = v / (1.0 + np.vecdot(x, v))[:, None]
         gain *= seen.known[:, None]
-        error = seen.target - np.einsum("bd,bd->b", x, self.mean)
+        error = seen.target - np.vecdot(x, self.mean)
         self.mean += gain * error[:, None]
         np.multiply(gain[:, :, None], v[:, None, :], out=self._scratch)
         self.covariance -= self._scratch
@@ -92,12 +93,13 @@ class RidgeBelief:
 
     def values(self, features: Float[np.ndarray, "B K D"]) -> Float[np.ndarray, "B K"]:
         """Returns the posterior mean value of each candidate."""
-        return np.matmul(features, self.mean[:, :, None])[:, :, 0]
+        x = features.astype(np.float64, copy=False)
+        return np.matmul(x, self.mean[:, :, None])[:, :, 0]
 
     def widths(self, features: Float[np.ndarray, "B K D"]) -> Float[np.ndarray, "B K"]:
         """Returns the posterior sd of each candidate's value in units of noise_sd."""
-        x = features.astype(np.float64)
-        return np.sqrt(np.einsum("bkd,bkd->bk", np.matmul(x, self.covariance), x))
+        x = features.astype(np.float64, copy=False)
+        return np.sqrt(np.vecdot(np.matmul(x, self.covariance), x))
 
     def sample(
         self, scale: float, rng: np.random.Generator, num: int = 1

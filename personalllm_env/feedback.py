@@ -513,7 +513,7 @@ def _named(name: str, settings: Mapping[str, Any]) -> Any:
 
 
 def mean_shown(shown: Float[np.ndarray, "B S *J"]) -> Float[np.ndarray, "B *J"]:
-    """Returns the mean utility of what was shown."""
+    """Returns the mean over what was shown; of one, that one (and ten times faster)."""
     return shown[:, 0] if shown.shape[1] == 1 else shown.mean(axis=1)
 
 
