@@ -35,8 +35,9 @@ class Uniform:
 class BestResponder:
     """Always shows the responder whom other users liked best: "everybody uses model X".
 
-    Without a history it shows the first. Where the order of the responses is shuffled an
-    honest agent cannot tell who wrote which, and this one is no better than uniform.
+    Without a history all are alike, and it chooses at random. Where the order of the responses
+    is shuffled an honest agent cannot tell who wrote which, and this one is no better than
+    uniform.
     """
 
     privileges: ClassVar[frozenset[str]] = frozenset()
@@ -50,10 +51,12 @@ class BestResponder:
         k, heard = self._prior.num_responses, database.heard
         total, count = np.zeros(k), np.zeros(k)
         shown, signs = database.action[heard], np.ones(self._prior.num_shown)
+        liking = database.reward
         if "choice" in database.said:
+            liking = database.said["choice"]
             signs = np.array([1.0, -1.0])  # a choice of the first speaks against the second
         for s, sign in enumerate(signs):
-            np.add.at(total, shown[:, s], sign * database.reward[heard])
+            np.add.at(total, shown[:, s], sign * liking[heard])
             np.add.at(count, shown[:, s], 1)
         self._liking = total / np.maximum(count, 1)
 

@@ -25,9 +25,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import gymnasium as gym
 import numpy as np
 import typer
+from personalllm_env.agents.linear import LinUCB
 
 import personalllm_env
-from personalllm_env.agents.linear import LinUCB
 from personalllm_env.core import Task
 from personalllm_env.runner import prior_for, run
 from personalllm_env.types import Feedback, Observation
@@ -54,7 +54,9 @@ class Timing(NamedTuple):
     median: float
 
 
-def measure(contenders: dict[str, Steps], sizes: dict[str, int], rounds: int) -> dict[str, Timing]:
+def measure(
+    contenders: dict[str, Steps], sizes: dict[str, int], rounds: int
+) -> dict[str, Timing]:
     """Times every contender in turn, round after round; sizes are steps (of all rows) a call."""
     calls = {name: 4 for name in contenders}
     for name, go in contenders.items():  # warm up, and find calls of about a tenth of a second
@@ -71,14 +73,19 @@ def measure(contenders: dict[str, Steps], sizes: dict[str, int], rounds: int) ->
     return {n: Timing(1 / min(s), 1 / float(np.median(s))) for n, s in seconds.items()}
 
 
-def bare_loop(bank: personalllm_env.ResponseBank, num: int, *, ids: bool, block: int = 1) -> Steps:
+def bare_loop(
+    bank: personalllm_env.ResponseBank, num: int, *, ids: bool, block: int = 1
+) -> Steps:
     """Returns the yardstick; ``block`` prompts are drawn with one call of the generator."""
     rng = np.random.default_rng(0)
     p, k, m = bank.scores.shape
     scores, features = bank.scores.reshape(-1, m), bank.response_features
     weights = rng.dirichlet(np.ones(m), num).astype(np.float32)
     actions = rng.integers(k, size=num)
-    kept, seen = np.empty((num, m), np.float32), np.empty((num, *features.shape[1:]), np.float32)
+    kept, seen = (
+        np.empty((num, m), np.float32),
+        np.empty((num, *features.shape[1:]), np.float32),
+    )
     prompt = np.zeros(num, np.int64)
 
     def go(calls: int) -> None:
@@ -104,7 +111,8 @@ def vector_steps(env: gym.vector.VectorEnv, seed: int = 0) -> Steps:
 
     def go(calls: int) -> None:
         for i in range(calls):
-            obs, *_ = env.step(actions[i % 32])  # held until the next one, as a policy would
+            held, *_ = env.step(actions[i % 32])  # as a policy would, until the next one
+        del held
 
     return go
 
@@ -154,8 +162,12 @@ def bench_single(bank: personalllm_env.ResponseBank, rounds: int) -> list[Line]:
     ratio = found["env"].best / found["loop"].best
     met = _met(found["env"].best, 100_000)
     first = Line(
-        "single env, gym.make", _rate(found["env"]), f"loop, N = 1: {_rate(found['loop'])}",
-        f"{ratio:.2f}", "100,000/s", met,
+        "single env, gym.make",
+        _rate(found["env"]),
+        f"loop, N = 1: {_rate(found['loop'])}",
+        f"{ratio:.2f}",
+        "100,000/s",
+        met,
     )
     num = 1024
     sync = gym.make_vec(SELECT, num, vectorization_mode="sync", bank=bank)
@@ -163,7 +175,10 @@ def bench_single(bank: personalllm_env.ResponseBank, rounds: int) -> list[Line]:
     contenders = {"native": vector_steps(native), "SyncVectorEnv": vector_steps(sync)}
     found = measure(contenders, dict.fromkeys(contenders, num), max(2, rounds // 4))
     peer = found["SyncVectorEnv"]
-    return [first, _line("vector env, N = 1,024, features", found["native"], "SyncVectorEnv", peer, 30)]
+    return [
+        first,
+        _line("vector env, N = 1,024, features", found["native"], "SyncVectorEnv", peer, 30),
+    ]
 
 
 def bench_agents(rounds: int) -> list[Line]:
@@ -191,9 +206,7 @@ def _decisions(agent: LinUCB, num: int, bank: personalllm_env.ResponseBank) -> S
     rng = np.random.default_rng(0)
     agent.reset(num, rng)
     prompts = rng.integers(bank.num_prompts, size=(64, num))
-    seen = [
-        Observation(p, bank.prompt_features[p], bank.response_features[p]) for p in prompts
-    ]
+    seen = [Observation(p, bank.prompt_features[p], bank.response_features[p]) for p in prompts]
     heard, left = np.ones(num, bool), np.zeros(num, bool)
     reward = rng.standard_normal(num).astype(np.float32)
     feedback = Feedback(reward, heard, {"reward": reward}, left)
@@ -212,8 +225,14 @@ def bench_process() -> list[Line]:
     ours = min(_child("import gymnasium, personalllm_env")[0] for _ in range(5))
     added = ours - base
     lines = [
-        Line("import personalllm_env, beyond gymnasium", f"{added:.2f} s",
-             f"import gymnasium: {base:.2f} s", "", "0.3 s", _met(-added, -0.3))
+        Line(
+            "import personalllm_env, beyond gymnasium",
+            f"{added:.2f} s",
+            f"import gymnasium: {base:.2f} s",
+            "",
+            "0.3 s",
+            _met(-added, -0.3),
+        )
     ]
     build = "from personalllm_env import load_bank; bank = load_bank('synthetic')"
     seconds, peak = _child(build, setup="import personalllm_env")

@@ -13,5 +13,6 @@ while not over:
     action = int(obs["response_features"].sum(axis=1).argmax())  # any rule will do
     obs, reward, terminated, truncated, info = env.step(action)
     over = terminated or truncated
-    said = "says nothing" if not obs["heard"][0] else "likes it" if reward else "does not like it"
+    opinion = "likes it" if reward else "does not like it"
+    said = opinion if obs["heard"][0] else "says nothing"
     print(f"shown response {action}: the user {said} (utility {info['utility']:+.2f})")

@@ -1,4 +1,4 @@
-"""A thousand users at once: a greedy ridge agent in a loop over the native vector environment."""
+"""A thousand users at once: an optimistic ridge agent over the native vector environment."""
 
 import gymnasium as gym
 import numpy as np

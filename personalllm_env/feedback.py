@@ -66,6 +66,10 @@ class Channel(Protocol):
         """Returns what was said as ``width`` numbers for an observation."""
         ...
 
+    def decode(self, encoded: Float[np.ndarray, "B W"]) -> Float[np.ndarray, "B"]:
+        """Returns what was said; the inverse of ``encode``."""
+        ...
+
     def log_likelihood(
         self, said: Float[np.ndarray, "B"], served: Served
     ) -> Float[np.ndarray, "B J"]:
@@ -75,6 +79,10 @@ class Channel(Protocol):
 
 def _column(said: Float[np.ndarray, "B"], num_responses: int) -> Float[np.ndarray, "B 1"]:
     return said[:, None]
+
+
+def _only(encoded: Float[np.ndarray, "B 1"]) -> Float[np.ndarray, "B"]:
+    return encoded[:, 0]
 
 
 def _log_sigmoid(x: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
@@ -125,6 +133,7 @@ class Reward:
         return said
 
     encode = staticmethod(_column)
+    decode = staticmethod(_only)
 
     def log_likelihood(
         self, said: Float[np.ndarray, "B"], served: Served
@@ -177,6 +186,7 @@ class Like:
         return said
 
     encode = staticmethod(_column)
+    decode = staticmethod(_only)
 
     def log_likelihood(
         self, said: Float[np.ndarray, "B"], served: Served
@@ -196,7 +206,7 @@ class Stars:
         noise_sd: Of the normal noise added before cutting.
     """
 
-    cuts: tuple[float, ...] = (-0.8416, -0.2533, 0.2533, 0.8416)
+    cuts: Sequence[float] = (-0.8416, -0.2533, 0.2533, 0.8416)
     noise_sd: float = 0.25
 
     name: ClassVar[str] = "stars"
@@ -205,8 +215,8 @@ class Stars:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "cuts", tuple(float(c) for c in self.cuts))
-        if len(self.cuts) == 0 or any(np.diff(self.cuts) <= 0):
-            raise ValueError(f"stars: cuts must increase, got {self.cuts}")
+        if len(self.cuts) == 0 or not np.all(np.diff(self.cuts, prepend=-np.inf) > 0):
+            raise ValueError(f"stars: cuts must be numbers that increase, got {self.cuts}")
         _check_range("stars: noise_sd", self.noise_sd, 0)
 
     def width(self, num_responses: int) -> int:
@@ -233,6 +243,7 @@ class Stars:
         return (said - 1) / np.float32(len(self.cuts))
 
     encode = staticmethod(_column)
+    decode = staticmethod(_only)
 
     def log_likelihood(
         self, said: Float[np.ndarray, "B"], served: Served
@@ -292,6 +303,7 @@ class Choice:
         return said
 
     encode = staticmethod(_column)
+    decode = staticmethod(_only)
 
     def log_likelihood(
         self, said: Float[np.ndarray, "B"], served: Served
@@ -352,6 +364,10 @@ class Click:
         """One-hot."""
         return (said[:, None] == np.arange(num_responses)).astype(np.float32)
 
+    def decode(self, encoded: Float[np.ndarray, "B K"]) -> Float[np.ndarray, "B"]:
+        """Returns the index."""
+        return encoded.argmax(axis=1).astype(np.float32)
+
     def log_likelihood(
         self, said: Float[np.ndarray, "B"], served: Served
     ) -> Float[np.ndarray, "B J"]:
@@ -380,6 +396,9 @@ class Delay:
 
     def __post_init__(self) -> None:
         _check_range("delay: interactions", self.interactions, 0)
+        if self.interactions % 1:
+            raise ValueError(f"delay: interactions must be whole, got {self.interactions}")
+        object.__setattr__(self, "interactions", int(self.interactions))
 
 
 @dataclass(frozen=True)
@@ -432,7 +451,7 @@ class FeedbackModel:
         widths = [channel.width(num_responses) for channel in self.channels]
         parts = np.split(encoded, np.cumsum(widths)[:-1], axis=1)
         return {
-            channel.name: part[:, 0] if part.shape[1] == 1 else part.argmax(axis=1).astype("f4")
+            channel.name: channel.decode(part)
             for channel, part in zip(self.channels, parts, strict=True)
         }
 
@@ -457,7 +476,7 @@ FeedbackSpec = (
     | Delay
     | Leave
     | FeedbackModel
-    | Mapping[str, Mapping[str, Any]]
+    | Mapping[str, Mapping[str, Any] | None]
     | Sequence[Any]
 )
 """A name, an object, ``{"name": {settings}}``, or a sequence of these."""
@@ -472,7 +491,8 @@ def feedback_model(spec: FeedbackSpec) -> FeedbackModel:
             ``[Like(), Click(), Silence(0.9), Delay(2)]``.
 
     Raises:
-        ValueError: If a name is unknown, a part occurs twice, or no channel is given.
+        ValueError: If a name is unknown, a part occurs twice or is of no known kind, or no
+            channel is given.
     """
     if isinstance(spec, FeedbackModel):
         return spec
@@ -483,8 +503,13 @@ def feedback_model(spec: FeedbackSpec) -> FeedbackModel:
             if type(part) in modifiers:
                 raise ValueError(f"feedback names {type(part).__name__} twice")
             modifiers[type(part)] = part
-        else:
+        elif isinstance(part, Channel) and not isinstance(part, type):
             channels.append(part)
+        else:
+            raise ValueError(
+                "feedback must be names, {name: settings}, or objects such as Like(), "
+                f"got {part!r}"
+            )
     names = [channel.name for channel in channels]
     if not names or len(set(names)) != len(names):
         raise ValueError(f"feedback needs one or more different channels, got {names}")

@@ -12,15 +12,14 @@ import os
 import textwrap
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
+from personalllm_env.curves import WINDOW, Curve, mean_curve, moving_average, normalised_curve
 from personalllm_env.runner import Comparison, Run
 
-_WINDOW = 5  # interactions in the moving average
-_Z = 1.96  # of a 95 % band
 _FAR = 2.0  # times the regret of the next better agent, and a line is let out of the frame
 _KNOWN = {"popular": "#000000", "uniform": "#7A5230"}
 # Okabe and Ito's first; the others keep apart from them and from each other, also in simulated
@@ -31,13 +30,6 @@ _GREYS = ("#8A8A8A", "#6A6A6A")
 _DASHES = (3.5, 1.5), (1.2, 1.2), (7, 1.5, 1.2, 1.5), (7, 2)
 _INK, _FAINT, _LINE = "#222222", "#5A5A5A", "#B0B0B0"
 _WIDTH, _SIZE, _GAP = 7.5, 8.5, 12.0  # inches; points; points between labels
-
-
-class Curve(NamedTuple):
-    """A mean per interaction and half its 95 % band, NaN where there is none."""
-
-    middle: Float[np.ndarray, "T"]
-    half: Float[np.ndarray, "T"]
 
 
 def plot_learning_curves(
@@ -59,13 +51,13 @@ def plot_learning_curves(
         curves = {n: normalised_curve(utility[n], floor, best[n]) for n in utility}
         ceiling = np.ones_like(curves["uniform"].middle)
         axis = "normalised score per interaction"
-        what = "0 = uniform, 1 = the best response for this user (thin line). Ratio of means"
+        what = "0 = uniform, 1 = the best response (thin line). Ratio of means"
     else:
         curves = {n: mean_curve(moving_average(utility[n])) for n in utility}
         ceiling = mean_curve(moving_average(best[names[0]])).middle
         axis = "mean utility per interaction (not normalised: nobody is called uniform)"
-        what = "Thin line: the best response for this user. Means"
-    note = _caption(comparison, what, f", moving average of {_WINDOW} interactions")
+        what = "Thin line: the best response. Means"
+    note = _caption(comparison, what, f", moving average of {WINDOW} interactions")
     near = [np.minimum(curves[name].middle, ceiling) for name in names]
     high, low = float(ceiling.max()), float(np.nanmin([ceiling, *near]))
     losses = [float(np.nanmean(ceiling - x)) for x in near if not np.isnan(x).all()]
@@ -88,46 +80,6 @@ def plot_regret(
     what = "Utility of the best response minus that of the one shown, summed. Means"
     words = ("cumulative regret per user", _caption(comparison, what))
     _draw(comparison, curves, path, title, words, (0.0, 1.04 * max(top, 1e-3)))
-
-
-def moving_average(values: Float[np.ndarray, "N T"], window: int = _WINDOW) -> np.ndarray:
-    """Returns the centred moving average over interactions.
-
-    At the start the window shrinks on both sides: the first interactions borrow nothing from
-    what was learnt after them. At the end, where there is only a past, it shrinks on one.
-    """
-    at = np.arange(values.shape[-1])
-    back = np.minimum(window // 2, at)
-    ahead = np.minimum(back, at[::-1])
-    total = np.pad(values, ((0, 0), (1, 0))).cumsum(axis=-1)
-    return np.asarray((total[:, at + ahead + 1] - total[:, at - back]) / (ahead + back + 1))
-
-
-def mean_curve(values: Float[np.ndarray, "N T"]) -> Curve:
-    """Returns the mean over users and half its 95 % band (normal)."""
-    num = len(values)
-    sd = values.std(axis=0, ddof=1) if num > 1 else np.full(values.shape[1], np.nan)
-    return Curve(values.mean(axis=0), _Z * sd / num**0.5)
-
-
-def normalised_curve(
-    agent: Float[np.ndarray, "N T"],
-    uniform: Float[np.ndarray, "N T"],
-    oracle: Float[np.ndarray, "N T"],
-    window: int = _WINDOW,
-) -> Curve:
-    """Returns mean(agent - uniform) / mean(oracle - uniform) per interaction, smoothed.
-
-    Both means are smoothed before the division. The band is paired: it is that of a ratio's
-    linearisation (the delta method), in which a user's three utilities stay together. NaN
-    where the oracle is no better than uniform.
-    """
-    gained = moving_average(agent - uniform, window)
-    gap = moving_average(oracle - uniform, window)
-    scale = gap.mean(axis=0)
-    scale = np.where(scale > 1e-12, scale, np.nan)
-    ratio = gained.mean(axis=0) / scale
-    return Curve(ratio, mean_curve((gained - ratio * gap) / scale).half)
 
 
 def spread(wanted: Iterable[float], gap: float, low: float, high: float) -> list[float]:
@@ -198,11 +150,15 @@ def _caption(comparison: Comparison, what: str, smooth: str = "") -> str:
     num = sum(len(run.utility) for run in next(iter(comparison.runs.values())))
     seeds = f" ({len(comparison.seeds)} seeds)" if len(comparison.seeds) > 1 else ""
     text = f"{what} over {num} user{'s' * (num > 1)}{seeds}{smooth}; "
-    text += "bands: 95 % over users, the same for all agents." if num > 1 else "so no bands."
+    text += (
+        "bands: 95 % over users, the same for all agents."
+        if num > 1
+        else "one user has no bands."
+    )
     if not all(run.present.all() for run in runs):
         text += " Users who left count on, with utility 0."
     if any(comparison.privileges.values()):
-        text += " Dashed and starred: references that see what no real system could."
+        text += " Dashed, *: sees what no real system could."
     return text
 
 
@@ -218,8 +174,8 @@ def _draw(
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-    notes = textwrap.wrap(words[1], 126)
-    heading = textwrap.wrap(title or "", 84)
+    notes = textwrap.wrap(words[1], 128)
+    heading = textwrap.wrap(title or "", 68)
     below, above = 0.58 + 0.15 * len(notes), 0.42 + 0.21 * len(heading)
     height = max(4.7, above + below + len(curves) * _GAP / 72)
     figure = Figure(figsize=(_WIDTH, height), dpi=160)
@@ -280,13 +236,8 @@ def _label(
             words += f"  {round(end, 2) + 0.0:.{1 if abs(end) >= 10 else 2}f}"
         if low <= end <= high:
             start = 1.0 if len(curves[name].middle) > 1 else 0.91
-            link: dict[str, Any] = {
-                "color": colour,
-                "lw": 0.8,
-                "clip_on": False,
-                "transform": right,
-            }
-            axes.plot([start, 1.03], [end, place], **link)
+            link = axes.plot([start, 1.03], [end, place], transform=right, clip_on=False)
+            link[0].set(color=colour, lw=0.8)
         else:
             words = ("↑ " if end > high else "↓ ") + words
         text = axes.text(1.036, place, words, transform=right, va="center", fontsize=_SIZE)

@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float
 from personalllm_env.bank import linear_decoder
 from personalllm_env.core import Task
 from personalllm_env.database import Database, record_history
-from personalllm_env.session import Session
+from personalllm_env.session import Session, hush
 from personalllm_env.streams import derived_seed
 from personalllm_env.types import (
     PRIVILEGES,
@@ -61,11 +61,13 @@ def run(
         start = time.perf_counter()
         action = agent.act(observation)
         seconds += time.perf_counter() - start
-        feedback, diagnostics = session.step(_checked(action, task, num_users))
+        action = _checked(action, task, num_users)
+        feedback, diagnostics = session.step(action)
+        stay = there & ~feedback.left
         waiting.append((observation, action))
         if len(waiting) > task.feedback.delay:
             then, did = waiting.popleft()
-            heard = feedback._replace(heard=feedback.heard & there)
+            heard = feedback if there.all() else hush(feedback, there)
             start = time.perf_counter()
             agent.update(then, did, heard)
             seconds += time.perf_counter() - start
@@ -73,7 +75,7 @@ def run(
         utility[:, t] = diagnostics.utility
         assert diagnostics.regret is not None, "the session was asked for regret"
         best[:, t] = diagnostics.utility + diagnostics.regret
-        there = there & ~feedback.left
+        there = stay
         if progress is not None:
             progress(1)
     utility[~present] = 0.0
@@ -82,11 +84,12 @@ def run(
 
 def observe_for(agent: Agent, session: Session) -> Observation:
     """Returns what an agent sees now, including what it has declared to be privileged to."""
-    granted = agent.privileges
+    granted = type(agent).privileges  # the class's, which the report marks
     return session.observe(scores="scores" in granted, weights="weights" in granted)
 
 
-def _checked(action: object, task: Task, num_users: int) -> np.ndarray:
+def _checked(action: object, task: Task, num_users: int) -> Action:
+    """Returns a copy, since the agent may use its array again before late feedback comes."""
     array, k = np.asarray(action), task.bank.num_responses
     expected = (num_users, task.num_shown)
     if array.shape != expected or array.dtype.kind not in "iu":
@@ -97,7 +100,7 @@ def _checked(action: object, task: Task, num_users: int) -> np.ndarray:
         raise ValueError(
             f"act must return responses in 0..{k - 1}, got {array.min()}..{array.max()}"
         )
-    return array
+    return array.astype(np.int64)
 
 
 def prior_for(agent_class: type, task: Task, seed: int = 0) -> PriorKnowledge:
@@ -165,6 +168,9 @@ def compare(
         progress: Called with an agent's name and a number of interactions done.
     """
     entrants, seeds = tuple(entrants), tuple(seeds)
+    names = [entrant.name for entrant in entrants]
+    if len(set(names)) < len(names):
+        raise ValueError(f"entrants must have different names, got {names}")
     has_split = getattr(task.population, "is_test", None) is not None
     test = replace(task, split="test", user_split="test" if has_split else task.user_split)
     runs: dict[str, list[Run]] = {entrant.name: [] for entrant in entrants}

@@ -71,7 +71,7 @@ class Session:
         new = core.draw_episodes(self.task, keys, fixed.rows(chosen))
         self.episodes.replace_columns(chosen, new)
         self.t = np.where(mask, 0, self.t)
-        self._late = deque(_hush(feedback, ~mask) for feedback in self._late)
+        self._late = deque(hush(feedback, ~mask) for feedback in self._late)
 
     @property
     def at(self) -> At:
@@ -128,7 +128,7 @@ class Session:
         return Feedback(zero, no, said, no)
 
 
-def _hush(feedback: Feedback, keep: Bool[np.ndarray, "B"]) -> Feedback:
+def hush(feedback: Feedback, keep: Bool[np.ndarray, "B"]) -> Feedback:
     """Silences the rows that are not kept."""
     zero = np.float32(0)
     said = {name: np.where(keep, value, zero) for name, value in feedback.said.items()}

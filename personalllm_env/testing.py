@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -78,6 +79,9 @@ def check_agent(agent_class: type, **settings: Any) -> None:
         AssertionError: Naming the task and the broken clause.
         ValueError: If declared privileges are unknown or actions leave the action space.
     """
+    assert isinstance(getattr(agent_class, "privileges", None), frozenset), (
+        f"{agent_class.__name__} must have privileges: a frozenset, empty for an honest agent"
+    )
     for name, task in tiny_tasks().items():
         agent = agent_class(prior_for(agent_class, task), **settings)
         assert isinstance(agent, Agent), (
@@ -92,7 +96,10 @@ def check_agent(agent_class: type, **settings: Any) -> None:
 def _check_repeats(agent: Agent, task: Task, name: str) -> None:
     state = np.random.get_state()  # noqa: NPY002 - the check is that nobody touches it
     first = run(agent, task, num_users=5, seed=0)
-    run(agent, task, num_users=3, seed=1)
+    # Of another size and length, so that no clock comes round; then of the same size, so that
+    # state that is only made anew for another number of users is seen.
+    run(agent, replace(task, horizon=task.horizon - 1), num_users=3, seed=1)
+    run(agent, task, num_users=5, seed=1)
     again = run(agent, task, num_users=5, seed=0)
     assert np.array_equal(first.utility, again.utility), (
         f"{name}: a second run with the same seed differs; reset() must forget the users, and "

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt64
@@ -13,6 +13,9 @@ from jaxtyping import Bool, Float, Int, UInt64
 from personalllm_env import streams
 from personalllm_env.bank import Split
 from personalllm_env.streams import Purpose
+
+WEIGHTS_TOLERANCE = 1e-4
+"""How far from 1 a user's weights may sum."""
 
 
 class DrawnUsers(NamedTuple):
@@ -22,6 +25,7 @@ class DrawnUsers(NamedTuple):
     weights: Float[np.ndarray, "B M"]  # float32, on the simplex
 
 
+@runtime_checkable
 class Population(Protocol):
     """Where an episode's user comes from."""
 
@@ -45,13 +49,15 @@ def check_weights(weights: Float[np.ndarray, "U M"]) -> Float[np.ndarray, "U M"]
     """Returns user weights as read-only float32 after checking that rows are on the simplex.
 
     Raises:
-        ValueError: Naming the first row that is negative or does not sum to 1 (within 1e-4).
+        ValueError: Naming the first row that is negative or does not sum to 1 within 1e-4.
     """
     weights = np.asarray(weights)
     if weights.ndim != 2 or 0 in weights.shape:
         raise ValueError(f"user weights must be a non-empty (U, M) array, got {weights.shape}")
     total = weights.sum(axis=1, dtype=np.float64)
-    bad = ~((weights >= 0).all(axis=1) & (np.abs(total - 1) < 1e-4))  # also catches NaN
+    bad = ~(
+        (weights >= 0).all(axis=1) & (np.abs(total - 1) < WEIGHTS_TOLERANCE)
+    )  # also catches NaN
     if bad.any():
         row = int(np.argmax(bad))
         raise ValueError(
@@ -150,8 +156,7 @@ class DirichletUsers:
     concentration: float | tuple[float, ...] = 0.05
 
     def __post_init__(self) -> None:
-        if not all(c > 0 for c in self._concentrations):
-            raise ValueError(f"concentration must be positive, got {self.concentration}")
+        _check_laws(self._concentrations)
 
     @property
     def _concentrations(self) -> tuple[float, ...]:
@@ -211,8 +216,7 @@ def dirichlet_population(
         ValueError: If a concentration is not positive or ``num_test`` does not fit.
     """
     laws = (concentration,) if isinstance(concentration, int | float) else tuple(concentration)
-    if not all(c > 0 for c in laws):
-        raise ValueError(f"concentration must be positive, got {concentration}")
+    _check_laws(laws)
     rng = np.random.default_rng([seed, 0x05E5])
     weights = _dirichlet(num_users, num_reward_models, laws, rng)
     return UserPopulation(weights, _last(num_users, num_test))
@@ -248,6 +252,12 @@ def clustered_population(
     weights = rng.standard_gamma(cohesion * centre)
     weights /= weights.sum(axis=1, keepdims=True)
     return UserPopulation(weights, _last(num_users, num_test), community)
+
+
+def _check_laws(laws: tuple[float, ...]) -> None:
+    if not laws or not all(0 < c < np.inf for c in laws):
+        shown = laws[0] if len(laws) == 1 else laws
+        raise ValueError(f"concentration must be positive and finite, got {shown}")
 
 
 def _dirichlet(

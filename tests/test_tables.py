@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from personalllm_env import data
 from personalllm_env.bank import BankError, is_saved_bank, open_bank
 from personalllm_env.data import load_bank
-from personalllm_env.data.tables import Part, bank_from_tables, read_hub, read_parts
+from personalllm_env.data.sources import Part, read_hub, read_parts
+from personalllm_env.data.tables import bank_from_tables
 
 DATA = os.environ.get("PERSONALLLM_DATA")
 MODELS = ("zeta", "alpha_2b")

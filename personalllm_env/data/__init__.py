@@ -6,7 +6,6 @@ libraries are imported when a bank of that kind is asked for.
 
 from __future__ import annotations
 
-import importlib
 import os
 from collections.abc import Mapping
 from functools import lru_cache
@@ -79,9 +78,11 @@ def load_bank(
         _refuse("a saved bank", settings, allowed=())
         return open_bank(path)
     _refuse("a table", settings, allowed=set(settings) - {"seed"})
-    tables = importlib.import_module("personalllm_env.data.tables")
-    bank: ResponseBank = tables.bank_from_tables(
-        tables.read_parts(source),
+    from personalllm_env.data.sources import read_parts
+    from personalllm_env.data.tables import bank_from_tables
+
+    return bank_from_tables(
+        read_parts(source),
         source=os.fspath(source),
         encoder=encoder,
         num_features=num_features,
@@ -89,15 +90,14 @@ def load_bank(
         test_share=None if test_share == _DEFAULTS["test_share"] else test_share,
         cache=cache,
     )
-    return bank
 
 
 @lru_cache(maxsize=8)  # banks are immutable, and a synchronous vector env asks once per row
 def _synthetic(seed: int, num_features: int | None) -> ResponseBank:
-    module = importlib.import_module("personalllm_env.data.synthetic")
+    from personalllm_env.data.synthetic import synthetic_bank
+
     chosen = {} if num_features is None else {"num_features": num_features}
-    bank: ResponseBank = module.synthetic_bank(seed=seed, **chosen)
-    return bank
+    return synthetic_bank(seed=seed, **chosen)
 
 
 def _refuse(

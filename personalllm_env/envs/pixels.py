@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 import matplotlib
@@ -16,12 +16,13 @@ from personalllm_env.envs.render import Scene, wrap
 WIDTH, HEIGHT = 1280, 720
 _MARGIN, _GAP, _PAD = 32, 16, 14
 _PAGE, _CARD, _LINE, _TRACK, _SHADE = "#f3f5f9", "#ffffff", "#d9dfe8", "#e2e7ef", "#e6eaf1"
-_INK, _SOFT, _FAINT = "#1e2733", "#5b6675", "#97a1ae"
+_INK, _SOFT, _FAINT = "#1e2733", "#5b6675", "#87919f"
 _BLUE, _GREEN, _RED, _GOLD = "#3366dd", "#1f9d63", "#d2434d", "#e8a317"
 _BUBBLE, _ALARM, _PICKED = "#dfe9ff", "#fde4e4", "#f5f8ff"
 _BADGES = {"preferred": _GREEN, "clicked": _GREEN}
 _GLYPHS = {"choice": ("✔", _GREEN), "click": ("☞", _GREEN), "leave": ("➜", _RED)}
 _ASPECT = 2.2  # a card's width over its height, if it could choose
+_LOW = 96  # from card to card, where there are no words
 _FAR = 3.0  # the reward at which its bar is full
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom
@@ -69,6 +70,8 @@ class _Page:
         left, top, right, bottom = box
         columns, rows = _grid(len(scene.responses), right - left, bottom - top)
         across, down = (right - left + _GAP) / columns, (bottom - top + _GAP) / rows
+        if not _wordy(scene):  # low cards, in the middle
+            top, down = max(top, (top + bottom - rows * _LOW) / 2), min(down, _LOW)
         for k in range(len(scene.responses)):
             x, y = round(left + k % columns * across), round(top + k // columns * down)
             self.card(scene, k, (x, y, x + int(across) - _GAP, y + int(down) - _GAP))
@@ -78,56 +81,42 @@ class _Page:
         left, top, right, bottom = box
         badges = scene.badges(k)
         radius = min(12.0, (bottom - top) / 3)
+        edge, colour = (3, _BADGES.get(badges[-1], _BLUE)) if badges else (1, _LINE)
         self.rounded((left, top + 3, right, bottom + 3), radius, _SHADE)
-        edge, border = (3, _BLUE) if badges else (1, _LINE)
-        if "preferred" in badges or "clicked" in badges:
-            border = _GREEN
-        self.rounded(box, radius, border)
+        self.rounded(box, radius, colour)
         inner = (left + edge, top + edge, right - edge, bottom - edge)
         self.rounded(inner, max(radius - edge, 1), _PICKED if badges else _CARD)
-        self.face(scene, k, box)
+        self.face(scene, k, box, colour)
         x = right - 10.0
         for badge in reversed(badges):
             x = self.badge(badge, x, top, _BADGES.get(badge, _BLUE)) - 5
 
-    def face(self, scene: Scene, k: int, box: Box) -> None:
+    def face(self, scene: Scene, k: int, box: Box, colour: str) -> None:
         """Writes on a card."""
         left, top, right, bottom = box
-        width, height = right - left, bottom - top
+        width, height = max(right - left, 1), max(bottom - top, 1)
+        picked = bool(scene.badges(k))
+        dim = bool(scene.picked) and not picked
+        ample = (width * height) ** 0.5 / 18 if _wordy(scene) else min(width / 12, 16)
+        size = int(np.clip(ample, 11, 18))
+        pad, line = min(_PAD, height // 8), round(size * 1.4)
+        lines = int((height - pad - line - 12) // line) if _wordy(scene) else 0
+        y = top + pad + line / 2 if lines > 0 else (top + bottom) / 2
+        x, chip = left + max(pad, 8), _font(size - 1, bold=True)
+        after = x + max(chip.getlength(str(k + 1)) + 10, line - 2)
+        self.rounded((x, y - line / 2 + 1, after, y + line / 2 - 1), line, colour)
+        self.text(((x + after) / 2, y), str(k + 1), chip, _CARD if picked else _SOFT, "mm")
         responder, words = scene.responses[k]
-        plain = not any(words.strip() for _, words in scene.responses)
-        size = int(np.clip((max(width, 1) * max(height, 1)) ** 0.5 / 18, 11, 18))
-        size, pad = (size + 3, _PAD) if plain else (size, min(_PAD, height // 6))
-        dim = bool(scene.picked) and not scene.badges(k)
-        line = round(size * 1.4)
-        room = int((height - 2 * pad - line - 4) // line)
-        chip = _font(size - 1, bold=True)
-        chip_width = max(chip.getlength(str(k + 1)) + 10, line - 2)
-        lone = plain or room < 1
-        y = (top + bottom) / 2 if lone else top + pad + line / 2
-        names = wrap(
-            responder, width - 2 * pad - chip_width - 8, 1, _ruler(size, bold=True)
-        )  # one line, or none where the name is empty
-        self.rounded(
-            (left + pad, y - line / 2 + 1, left + pad + chip_width, y + line / 2 - 1),
-            (line - 2) / 2,
-            _BLUE if scene.badges(k) else _TRACK,
-        )
-        self.text(
-            (left + pad + chip_width / 2, y),
-            str(k + 1),
-            chip,
-            _CARD if scene.badges(k) else _SOFT,
-            "mm",
-        )
+        ruler, room = _ruler(size, bold=True), right - pad - after - 8
+        names = wrap(responder, room, 1, ruler) if room > 20 else []
+        if names and names[0].endswith("…"):  # its organisation can be spared: google/gemini
+            names = wrap(responder.rpartition("/")[2], room, 1, ruler) or names
         for name in names:
-            place = (left + pad + chip_width + 8, y)
-            self.text(place, name, _font(size, bold=True), _SOFT if dim else _INK)
-        if lone:
-            return
-        y = top + pad + line + 4 + line / 2
-        for i, text in enumerate(wrap(words, width - 2 * pad, room, _ruler(size))):
-            self.text((left + pad, y + i * line), text, _font(size), _FAINT if dim else _INK)
+            self.text((after + 8, y), name, _font(size, bold=True), _SOFT if dim else _INK)
+        y += line + 4
+        for text in wrap(words, width - 2 * pad, lines, _ruler(size)):
+            self.text((left + pad, y), text, _font(size), _FAINT if dim else _INK)
+            y += line
 
     def badge(self, words: str, right: float, middle: float, colour: str) -> float:
         """Draws a pill that ends at ``right``, and returns where it begins."""
@@ -144,7 +133,8 @@ class _Page:
             return
         left, top, right, bottom = box
         left += 64
-        for size in (19, 17, 15, 13, 11, 9):
+        sentences[1:] = [(c, s.removeprefix(f"{scene.who} ")) for c, s in sentences[1:]]
+        for size in range(19, 8, -1):
             width = sum(self.utter(scene, *s, None, size) for s in sentences)
             width += 40 + 28 * (len(sentences) - 1)
             if width <= right - left:
@@ -167,26 +157,25 @@ class _Page:
         """Draws one sentence with its sign, and returns its width; only measures at None."""
         sign, colour = _sign(scene, channel)
         font, glyphs = _font(size), _font(size + 4)
-        start = glyphs.getlength(sign) + 10 if sign else 0.0
+        start = _ruler(size + 4)(sign) + 10 if sign else 0.0
         if at is not None:
             self.text(at, sign, glyphs, colour)
             self.text((at[0] + start, at[1]), sentence, font, _INK)
-        width = start + font.getlength(sentence)
+        width = start + _ruler(size)(sentence)
         if channel != "reward":
             return width
         if at is not None:
-            self.bar((scene.said or {})["reward"], at[0] + width + 14, at[1])
-        return width + 14 + 140
+            self.bar((scene.said or {})["reward"], at[0] + width + 14, at[1], 4 * size)
+        return width + 14 + 8 * size
 
-    def bar(self, reward: float, x: float, y: float) -> None:
+    def bar(self, reward: float, x: float, y: float, half: int) -> None:
         """Draws a reward as a bar to the right (green) or to the left (red) of 0."""
-        self.rounded((x, y - 5, x + 140, y + 5), 5, _CARD)
-        length = float(np.clip(np.nan_to_num(reward) / _FAR, -1, 1)) * 70
-        ends = sorted((x + 70, x + 70 + length))
-        if ends[1] - ends[0] >= 1:
-            colour = _GREEN if reward > 0 else _RED
-            self.rounded((ends[0], y - 5, ends[1], y + 5), 3, colour)
-        self.pen.line((x + 70, y - 9, x + 70, y + 9), _SOFT, 2)
+        self.rounded((x, y - 5, x + 2 * half, y + 5), 5, _CARD)
+        zero, colour = x + half, _GREEN if reward > 0 else _RED
+        start, end = sorted((zero, zero + half * min(max(reward / _FAR, -1), 1)))
+        if end - start >= 1:
+            self.rounded((start, y - 5, end, y + 5), 3, colour)
+        self.pen.line((zero, y - 9, zero, y + 9), _SOFT, 2)
 
     def text(
         self,
@@ -218,6 +207,11 @@ def _sign(scene: Scene, channel: str) -> tuple[str, str]:
     return _GLYPHS.get(channel, ("", _INK))
 
 
+def _wordy(scene: Scene) -> bool:
+    """Says whether any response has words; a synthetic bank's have none."""
+    return any(words and not words.isspace() for _, words in scene.responses)
+
+
 def _grid(count: int, width: float, height: float) -> tuple[int, int]:
     """Returns columns and rows: few holes, and cards about as wide as they like to be."""
 
@@ -230,17 +224,17 @@ def _grid(count: int, width: float, height: float) -> tuple[int, int]:
     return columns, max(-(-count // columns), 1)
 
 
-@lru_cache(maxsize=64)
+@cache
 def _font(size: int, *, bold: bool = False) -> ImageFont.FreeTypeFont:
     name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
     path = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / name
     return ImageFont.truetype(str(path), size)
 
 
-@lru_cache(maxsize=64)
+@cache
 def _ruler(size: int, *, bold: bool = False) -> Callable[[str], float]:
     """Returns what measures words in pixels; it remembers them, for words recur."""
-    return lru_cache(maxsize=8192)(_font(size, bold=bold).getlength)
+    return lru_cache(maxsize=4096)(_font(size, bold=bold).getlength)
 
 
 @lru_cache(maxsize=256)
@@ -264,12 +258,13 @@ def _mask(width: int, height: int, radius: int) -> Image.Image:
     return mask
 
 
-@lru_cache(maxsize=1)
+@cache
 def _person() -> Image.Image:
     """Returns a disc with a head and shoulders."""
-    image = Image.new("RGB", (192, 192), _PAGE)
-    pen = ImageDraw.Draw(image)
-    pen.ellipse((0, 0, 191, 191), _BLUE)
-    pen.ellipse((64, 38, 127, 101), _BUBBLE)
-    pen.pieslice((36, 112, 155, 231), 180, 360, _BUBBLE)
-    return image.reduce(4)
+    figure = Image.new("RGB", (192, 192), _BLUE)
+    pen = ImageDraw.Draw(figure)
+    pen.ellipse((62, 36, 129, 103), _BUBBLE)
+    pen.ellipse((32, 116, 159, 260), _BUBBLE)
+    disc = Image.new("RGB", (192, 192), _PAGE)
+    disc.paste(figure, (0, 0), _mask(192, 192, 96))
+    return disc.reduce(4)

@@ -14,6 +14,7 @@ from personalllm_env.core import Fixed, Task
 from personalllm_env.data import load_bank
 from personalllm_env.feedback import FeedbackSpec, feedback_model
 from personalllm_env.users import (
+    WEIGHTS_TOLERANCE,
     DirichletUsers,
     Drift,
     GradualDrift,
@@ -49,6 +50,8 @@ def task_from_settings(
 ) -> Task:
     """Builds a task from an environment's keywords, all of which may be plain JSON."""
     loaded = load_bank(bank)
+    if feedback is None:
+        feedback = "choice" if num_shown == 2 else "reward"
     if population is None:
         several = isinstance(concentration, tuple | list)
         laws = tuple(concentration) if several else concentration  # type: ignore[arg-type]
@@ -56,7 +59,7 @@ def task_from_settings(
     return Task(
         bank=loaded,
         population=population,
-        feedback=feedback_model(feedback or ("choice" if num_shown == 2 else "reward")),
+        feedback=feedback_model(feedback),
         horizon=horizon,
         num_shown=num_shown,
         split=split,
@@ -101,7 +104,7 @@ def check_kind(kind: str, task: Task, *, texts: bool) -> None:
 def observation_space(task: Task, kind: ObservationKind, *, texts: bool = False) -> spaces.Dict:
     """Returns the space of one row's observation, its bounds finite and the bank's."""
     bank, k = task.bank, task.bank.num_responses
-    limit = float(np.abs(bank.scores).max())
+    limit = float(np.abs(bank.scores).max()) * (1 + WEIGHTS_TOLERANCE)
     bounds = [c.bounds(limit) for c in task.feedback.channels for _ in range(c.width(k))]
     low, high = np.array([(min(lo, 0.0), hi) for lo, hi in bounds], dtype=np.float32).T
     parts: dict[str, spaces.Space[Any]] = {

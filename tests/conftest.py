@@ -1,0 +1,45 @@
+"""What every test shares: shapes checked at run time, floating-point surprises as errors."""
+
+import jaxtyping
+import numpy as np
+import pytest
+from beartype import BeartypeConf, beartype
+from jaxtyping import install_import_hook
+
+# An int is a float, as in PEP 484: settings come from JSON.
+typechecker = beartype(conf=BeartypeConf(is_pep484_tower=True))
+
+# Before anything of the package is imported. Elsewhere annotations are documentation; here
+# they are assertions, on every call and every record.
+_CHECKED = ("streams", "users", "feedback", "core", "session", "belief", "bank", "database")
+install_import_hook(
+    [*(f"personalllm_env.{name}" for name in _CHECKED), "personalllm_env.agents"],
+    f"{__name__}.typechecker",
+)
+
+
+@pytest.fixture(autouse=True)
+def _floating_point_errors_raise():
+    """Division by zero, overflow and invalid operations are bugs; underflow to 0 is not."""
+    with np.errstate(all="raise", under="ignore"):
+        yield
+
+
+@pytest.fixture
+def unchecked_shapes(monkeypatch):
+    """Turns the shape checks off, to see the package's own message for a wrong argument."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+
+
+@pytest.fixture(scope="session")
+def bank():
+    from personalllm_env.testing import tiny_bank
+
+    return tiny_bank()
+
+
+@pytest.fixture(scope="session")
+def tasks():
+    from personalllm_env.testing import tiny_tasks
+
+    return tiny_tasks()
