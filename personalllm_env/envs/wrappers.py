@@ -300,3 +300,55 @@ class VectorUtilityReward(gym.vector.VectorWrapper[Any, Any, Any, Any, Any]):
         """Returns the utilities of what was shown as rewards."""
         obs, _, terminated, truncated, info = self.env.step(actions)
         return obs, info["utility"].copy(), terminated, truncated, info
+
+
+def _flat_space(space: Any) -> spaces.Box:
+    boxes = list(space.spaces.values())
+    if not all(isinstance(box, spaces.Box) for box in boxes):
+        raise ValueError(
+            "only boxes can be laid flat: make the environment with observation='features' and "
+            f"without recognise or texts; got {', '.join(map(str, boxes))}"
+        )
+    low = np.concatenate([box.low.ravel() for box in boxes])
+    high = np.concatenate([box.high.ravel() for box in boxes])
+    return spaces.Box(low, high, dtype=np.float32)
+
+
+class Flat(gym.ObservationWrapper[Any, Any, Any]):
+    """Lays a dict of boxes flat, in the order of its keys, for MLP policies.
+
+    Gymnasium's ``FlattenObservation`` does the same and takes any space; its vector form goes
+    through the rows one by one, ``VectorFlat`` through all at once.
+    """
+
+    def __init__(self, env: gym.Env[Obs, Any]) -> None:
+        super().__init__(env)
+        self.observation_space = _flat_space(env.observation_space)
+        self._names = list(env.observation_space.spaces)  # type: ignore[attr-defined]
+
+    def observation(self, observation: Obs) -> Float[np.ndarray, "n"]:
+        """Returns one vector."""
+        return np.concatenate([observation[name].ravel() for name in self._names])
+
+
+class VectorFlat(gym.vector.VectorObservationWrapper[Any, Any, Any, Any, Any]):
+    """``Flat`` for the vector environment; ``final_obs`` are laid flat too."""
+
+    def __init__(self, env: gym.vector.VectorEnv[Obs, Any, Any]) -> None:
+        super().__init__(env)
+        self.single_observation_space = _flat_space(env.single_observation_space)
+        self.observation_space = batch_space(self.single_observation_space, env.num_envs)
+        self._names = list(env.single_observation_space.spaces)  # type: ignore[attr-defined]
+
+    def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+        """Steps and lays everything flat."""
+        obs, reward, terminated, truncated, info = self.env.step(actions)
+        for row in np.flatnonzero(info.get("_final_obs", ())):
+            final = info["final_obs"][row]
+            info["final_obs"][row] = np.concatenate([final[n].ravel() for n in self._names])
+        return self.observations(obs), reward, terminated, truncated, info
+
+    def observations(self, observations: Obs) -> Float[np.ndarray, "B n"]:
+        """Returns one vector per row."""
+        flat = [observations[name].reshape(self.num_envs, -1) for name in self._names]
+        return np.concatenate(flat, axis=1)
