@@ -178,7 +178,7 @@ def _write_text(path: Path, text: str) -> None:
 
 def show_agents(console: Console) -> None:
     """Prints the agents' names, privileges and what they are."""
-    table = Table()
+    table = Table(box=SIMPLE_HEAD)
     for name in ("agent", "sees beyond an honest agent", "what it is"):
         table.add_column(name)
     for name in agent_names():
@@ -195,7 +195,8 @@ def show_bank(source: str, console: Console) -> None:
     console.print(repr(bank), highlight=False, soft_wrap=True)
     for key, value in bank.facts.items():
         console.print(f"{key}: {value}", highlight=False, soft_wrap=True)
-    table = Table(title="How far a linear map of the features tells the scores (test prompts)")
+    title = "How far a linear map of the features tells the scores (test prompts)"
+    table = Table(title=title, box=SIMPLE_HEAD)
     table.add_column("reward model")
     table.add_column("share of within-prompt variance", justify="right")
     for name, value in zip(bank.reward_models, share, strict=True):
@@ -208,7 +209,8 @@ def show_calibration(source: str, num_users: int, seed: int, console: Console) -
     from personalllm_env.data.calibration import calibration_table
 
     rows = calibration_table(load_bank(source), num_users=num_users, seed=seed)
-    table = Table(title=f"{source}: PersonalLLM's published figures against this bank")
+    title = f"{source}: PersonalLLM's published figures against this bank"
+    table = Table(title=title, box=SIMPLE_HEAD)
     for name in ("statistic", "alpha"):
         table.add_column(name, no_wrap=True)
     for name in ("target", "measured", "diff", "within"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import tempfile
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -35,7 +35,8 @@ class Row:
         regret: Cumulative regret per user over the episode.
         score: Normalised score: (agent - uniform) / (oracle - uniform).
         gain: Personalisation gain: (agent - popular) / (oracle - popular).
-        best_picks: Share of interactions with regret 0 (in a duel: both shown are best).
+        best_picks: Share of interactions with regret 0 (in a duel: both shown are best), of
+            those before a user leaves.
         microseconds: Time inside the agent per decision.
     """
 
@@ -65,7 +66,7 @@ def bootstrap_ratio(
     Users are resampled whole, the three totals of a user staying together; the interval is
     ``scipy.stats.bootstrap``'s.
     """
-    from scipy.stats import bootstrap
+    from scipy.stats import DegenerateDataWarning, bootstrap
 
     gap = float((ceiling - floor).mean())
     if abs(gap) < 1e-12:
@@ -77,19 +78,23 @@ def bootstrap_ratio(
         return Estimate(value, float("nan"), float("nan"))
 
     def ratio(a: np.ndarray, f: np.ndarray, c: np.ndarray, axis: int) -> np.ndarray:
-        return np.asarray((a - f).mean(axis=axis) / (c - f).mean(axis=axis))
+        # Of very few users a resample may have no gap; then there is no interval.
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.asarray((a - f).mean(axis=axis) / (c - f).mean(axis=axis))
 
-    interval = bootstrap(
-        (agent, floor, ceiling),
-        ratio,
-        paired=True,
-        vectorized=True,
-        n_resamples=_RESAMPLES,
-        confidence_level=_CONFIDENCE,
-        method="percentile",
-        rng=np.random.default_rng(0),
-        batch=200,
-    ).confidence_interval
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DegenerateDataWarning)
+        interval = bootstrap(
+            (agent, floor, ceiling),
+            ratio,
+            paired=True,
+            vectorized=True,
+            n_resamples=_RESAMPLES,
+            confidence_level=_CONFIDENCE,
+            method="percentile",
+            rng=np.random.default_rng(0),
+            batch=200,
+        ).confidence_interval
     return Estimate(value, float(interval.low), float(interval.high))
 
 
@@ -105,6 +110,7 @@ def summarise(comparison: Comparison) -> list[Row]:
         nowhere = np.full_like(utility, np.nan)
         floor, popular = (totals.get(n, (nowhere,))[0] for n in ("uniform", "popular"))
         regrets = np.concatenate([run.regret for run in runs])
+        present = np.concatenate([run.present for run in runs])
         zero = np.zeros_like(best)
         decisions = regrets.size
         rows.append(
@@ -114,7 +120,7 @@ def summarise(comparison: Comparison) -> list[Row]:
                 regret=bootstrap_ratio(best - utility, zero, np.ones_like(best)),
                 score=_ratio_or_nan(utility, floor, best),
                 gain=_ratio_or_nan(utility, popular, best),
-                best_picks=float((regrets <= 0).mean()),
+                best_picks=float((regrets[present] <= 0).mean()),
                 microseconds=1e6 * sum(run.seconds for run in runs) / decisions,
             )
         )
@@ -158,10 +164,9 @@ def write_columns(comparison: Comparison, path: str | os.PathLike[str]) -> None:
             )
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    handle, scratch = tempfile.mkstemp(dir=target.parent, suffix=".tmp")
-    os.close(handle)
+    scratch = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
         parquet.write_table(pa.concat_tables(tables).unify_dictionaries(), scratch)
         os.replace(scratch, target)
     finally:
-        Path(scratch).unlink(missing_ok=True)
+        scratch.unlink(missing_ok=True)

@@ -331,7 +331,7 @@ class Flat(gym.ObservationWrapper[Any, Any, Any]):
         return np.concatenate([observation[name].ravel() for name in self._names])
 
 
-class VectorFlat(gym.vector.VectorObservationWrapper[Any, Any, Any, Any, Any]):
+class VectorFlat(gym.vector.VectorObservationWrapper[Any, Any, Any, Any]):
     """``Flat`` for the vector environment; ``final_obs`` are laid flat too."""
 
     def __init__(self, env: gym.vector.VectorEnv[Obs, Any, Any]) -> None:
