@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -25,16 +26,25 @@ from personalllm_env.bank import decodable_share, linear_decoder
 from personalllm_env.core import Task
 from personalllm_env.data import load_bank
 from personalllm_env.envs.translate import task_from_settings
-from personalllm_env.registry import agent_names, find_agent
+from personalllm_env.registry import UnknownAgentError, agent_names, find_agent
 from personalllm_env.report import Estimate, Row, summarise, write_columns
-from personalllm_env.runner import Comparison, Entrant, compare
+from personalllm_env.runner import Comparison, Entrant, compare, prior_for
 
 
-def check_positive(**numbers: int) -> None:
-    """Raises ValueError naming the first number below 1."""
+def check_numbers(least: int, **numbers: int) -> None:
+    """Raises ValueError naming the first number below ``least``."""
     for name, number in numbers.items():
-        if number < 1:
-            raise ValueError(f"{name} must be at least 1, got {number}")
+        if number < least:
+            raise ValueError(f"{name} must be at least {least}, got {number}")
+
+
+def check_settings(chosen: Iterable[Entrant], task: Task) -> None:
+    """Raises ValueError naming the first agent that cannot be built with its settings."""
+    for name, agent_class, settings in chosen:
+        try:
+            agent_class(prior_for(agent_class, task), **settings)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"agent {name!r}: {error}") from error
 
 
 def entrants(names: Iterable[str], references: Iterable[str]) -> list[Entrant]:
@@ -102,11 +112,10 @@ def run_comparison(
 def show_comparison(result: Comparison, task: Task, console: Console) -> None:
     """Prints the table, least regret first."""
     said = " + ".join(channel.name for channel in task.feedback.channels)
-    table = Table(
-        title=f"{task.bank.name}: feedback {said}, {task.horizon} interactions per user"
-    )
+    title = f"{task.bank.name}: feedback {said}, {task.horizon} interactions per user"
+    table = Table(title=title, box=SIMPLE_HEAD)
     table.add_column("agent", no_wrap=True)
-    for name in ("regret", "score", "gain", "best picks", "us/decision"):
+    for name in ("regret", "score", "gain", "best", "µs"):
         table.add_column(name, justify="right", no_wrap=True)
     for row in sorted(summarise(result), key=lambda r: r.regret.value):
         table.add_row(*_cells(row), style="dim" if row.privileges else "")
@@ -114,7 +123,8 @@ def show_comparison(result: Comparison, task: Task, console: Console) -> None:
     console.print(
         "regret: cumulative, per user. score: normalised, 0 = uniform, 1 = oracle. gain: "
         "personalisation gain, 0 = popular, 1 = oracle.\n"
-        "+-: half the 95 % interval of a paired bootstrap over the users of all seeds.\n"
+        "best: share of interactions in which the best was shown. µs: per decision.\n"
+        "±: half the 95 % interval of a paired bootstrap over the users of all seeds.\n"
         "*: sees what no real system could; `personalllm-env agents` says what.",
         style="dim",
         highlight=False,
@@ -138,7 +148,7 @@ def _number(estimate: Estimate, digits: int) -> str:
     text = f"{estimate.value:.{digits}f}"
     if np.isnan(estimate.low) or estimate.low == estimate.high:
         return text
-    return f"{text} +-{(estimate.high - estimate.low) / 2:.{digits}f}"
+    return f"{text} ±{(estimate.high - estimate.low) / 2:.{digits}f}"
 
 
 def save_comparison(result: Comparison, task: Task, out: Path, console: Console) -> None:
@@ -211,10 +221,9 @@ def show_calibration(source: str, num_users: int, seed: int, console: Console) -
     rows = calibration_table(load_bank(source), num_users=num_users, seed=seed)
     title = f"{source}: PersonalLLM's published figures against this bank"
     table = Table(title=title, box=SIMPLE_HEAD)
-    for name in ("statistic", "alpha"):
-        table.add_column(name, no_wrap=True)
-    for name in ("target", "measured", "diff", "within"):
-        table.add_column(name, justify="right")
+    table.add_column("statistic", max_width=40)
+    for name in ("alpha", "target", "measured", "diff", "within"):
+        table.add_column(name, justify="right", no_wrap=True)
     for row in rows:
         numbers = (row.target, row.measured, row.difference, row.tolerance)
         style = "" if row.ok else "bold red"

@@ -331,8 +331,8 @@ class Flat(gym.ObservationWrapper[Any, Any, Any]):
         return np.concatenate([observation[name].ravel() for name in self._names])
 
 
-class VectorFlat(gym.vector.VectorObservationWrapper[Any, Any, Any, Any]):
-    """``Flat`` for the vector environment; ``final_obs`` are laid flat too."""
+class VectorFlat(gym.vector.VectorWrapper[Any, Any, Obs, Any, Any]):
+    """``Flat`` for the vector environment, in every autoreset mode."""
 
     def __init__(self, env: gym.vector.VectorEnv[Obs, Any, Any]) -> None:
         super().__init__(env)
@@ -340,15 +340,21 @@ class VectorFlat(gym.vector.VectorObservationWrapper[Any, Any, Any, Any]):
         self.observation_space = batch_space(self.single_observation_space, env.num_envs)
         self._names = list(env.single_observation_space.spaces)  # type: ignore[attr-defined]
 
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Float[np.ndarray, "B n"], dict[str, Any]]:
+        """Begins episodes and lays the observations flat."""
+        obs, info = self.env.reset(seed=seed, options=options)
+        return self._flat(obs), info
+
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
-        """Steps and lays everything flat."""
+        """Steps and lays the observations flat, final ones too."""
         obs, reward, terminated, truncated, info = self.env.step(actions)
         for row in np.flatnonzero(info.get("_final_obs", ())):
             final = info["final_obs"][row]
             info["final_obs"][row] = np.concatenate([final[n].ravel() for n in self._names])
-        return self.observations(obs), reward, terminated, truncated, info
+        return self._flat(obs), reward, terminated, truncated, info
 
-    def observations(self, observations: Obs) -> Float[np.ndarray, "B n"]:
-        """Returns one vector per row."""
-        flat = [observations[name].reshape(self.num_envs, -1) for name in self._names]
-        return np.concatenate(flat, axis=1)
+    def _flat(self, obs: Obs) -> Float[np.ndarray, "B n"]:
+        parts = [obs[name].reshape(self.num_envs, -1) for name in self._names]
+        return np.concatenate(parts, axis=1)
