@@ -25,7 +25,7 @@ from scipy.special import expit, softmax
 
 from personalllm_env.bank import ResponseBank, decodable_share, linear_decoder
 from personalllm_env.data.calibration import load_reference
-from personalllm_env.data.synthetic import synthetic_bank
+from personalllm_env.data.synthetic import DEFAULT_SHARES, synthetic_bank
 
 RANK = 5
 RIDGE = 1e-5
@@ -253,7 +253,7 @@ def _learn(
     return kept
 
 
-def measure(share: float | None, weakness_share: float | None, seed: int) -> list[float]:
+def measure(share: float, weakness_share: float, seed: int) -> list[float]:
     """Returns one table row of one seed."""
     bank = synthetic_bank(decodable=share, decodable_weakness=weakness_share, seed=seed)
     shares = decodable_share(bank, linear_decoder(bank))
@@ -279,12 +279,11 @@ def main() -> None:
         "| gain at 10, .1 | at 50, .1 | decoder oracle, .1 |"
     )
     print("|" + "---|" * 12)
-    for share in args.shares:
-        for weakness_share in args.weakness_shares:
-            found = np.array([measure(share, weakness_share, s) for s in range(args.seeds)])
-            cells = [show(*pair) for pair in zip(found.mean(0), found.std(0), strict=True)]
-            same = share if weakness_share is None else weakness_share
-            print(f"| {share:g} | {same:g} | " + " | ".join(cells) + " |", flush=True)
+    pairs = [(s, s if w is None else w) for s in args.shares for w in args.weakness_shares]
+    for share, weakness_share in [*pairs, DEFAULT_SHARES]:
+        found = np.array([measure(share, weakness_share, seed) for seed in range(args.seeds)])
+        cells = [show(*pair) for pair in zip(found.mean(0), found.std(0), strict=True)]
+        print(f"| {share:g} | {weakness_share:g} | " + " | ".join(cells) + " |", flush=True)
 
 
 if __name__ == "__main__":

@@ -238,7 +238,7 @@ def linear_decoder(bank: ResponseBank) -> Float[np.ndarray, "D M"]:
     rows = bank.prompts("train")
     x = _centred(bank.response_features[rows])
     y = _centred(bank.scores[rows])
-    return np.linalg.lstsq(x, y, rcond=None)[0]
+    return np.linalg.lstsq(x, y, rcond=1e-6)[0]
 
 
 def decodable_share(

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 app = typer.Typer(
     add_completion=False,
@@ -33,8 +34,13 @@ REFERENCES = ("uniform", "popular", "oracle")
 
 
 def _fail(error: Exception) -> typer.Exit:
-    Console(stderr=True).print(f"[bold red]Error:[/] {error}", highlight=False, soft_wrap=True)
+    text = f"[bold red]Error:[/] {escape(str(error))}"
+    Console(stderr=True).print(text, highlight=False, soft_wrap=True)
     return typer.Exit(2)
+
+
+def _console() -> Console:
+    return Console(markup=False)  # names may hold [brackets], which are no styles
 
 
 def parse_feedback(text: str) -> Any:
@@ -78,11 +84,13 @@ def compare(
             concentration=concentration,
             horizon=horizon,
         )
-        commands.check_positive(users=users, seeds=seeds, horizon=horizon)
+        commands.check_numbers(1, users=users, seeds=seeds, horizon=horizon)
+        commands.check_numbers(0, history=history)
+        commands.check_settings(entrants, task)
         out.mkdir(parents=True, exist_ok=True)
     except (ValueError, LookupError, OSError, ImportError) as error:
         raise _fail(error) from None
-    console = Console()
+    console = _console()
     try:
         result = commands.run_comparison(
             entrants,
@@ -104,7 +112,7 @@ def agents() -> None:
     """Lists the agents that can be named, and what the privileged ones see."""
     from personalllm_env import commands
 
-    commands.show_agents(Console())
+    commands.show_agents(_console())
 
 
 @app.command()
@@ -113,7 +121,7 @@ def info(bank: Annotated[str, typer.Argument(help="As for compare.")] = "synthet
     from personalllm_env import commands
 
     try:
-        commands.show_bank(bank, Console())
+        commands.show_bank(bank, _console())
     except (ValueError, OSError, ImportError) as error:
         raise _fail(error) from None
 
@@ -128,7 +136,7 @@ def calibration(
     from personalllm_env import commands
 
     try:
-        commands.show_calibration(bank, users, seed, Console())
+        commands.show_calibration(bank, users, seed, _console())
     except (ValueError, OSError, ImportError) as error:
         raise _fail(error) from None
 

@@ -79,7 +79,7 @@ def run_comparison(
     """Runs a comparison under a progress bar."""
     total = len(chosen) * num_seeds * task.horizon
     columns = (
-        TextColumn("{task.description:<16}"),
+        TextColumn("{task.description:<16}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("rounds"),
@@ -192,7 +192,11 @@ def show_agents(console: Console) -> None:
     for name in ("agent", "sees beyond an honest agent", "what it is"):
         table.add_column(name)
     for name in agent_names():
-        cls = find_agent(name).agent_class
+        try:
+            cls = find_agent(name).agent_class
+        except UnknownAgentError as error:  # one broken package must not hide the others
+            table.add_row(name, "?", str(error))
+            continue
         privileges = ", ".join(sorted(cls.privileges))  # type: ignore[attr-defined]
         table.add_row(name, privileges, (cls.__doc__ or "").strip().partition("\n")[0])
     console.print(table)

@@ -52,16 +52,17 @@ def find_agent(spec: str) -> Entrant:
 
 
 def _load(where: EntryPoint | str) -> type:
-    if isinstance(where, EntryPoint):
-        loaded = where.load()
-    else:
-        module, _, attribute = where.partition(":")
-        try:
+    name = where if isinstance(where, str) else where.value
+    try:
+        if isinstance(where, EntryPoint):
+            loaded = where.load()
+        else:
+            module, _, attribute = where.partition(":")
             loaded = getattr(importlib.import_module(module), attribute)
-        except (ImportError, AttributeError) as error:
-            raise UnknownAgentError(f"cannot load agent {where!r}: {error}") from error
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
+        raise UnknownAgentError(f"cannot load agent {name!r}: {error}") from error
     if not isinstance(loaded, type):
-        raise UnknownAgentError(f"agent {where!r} is not a class but {loaded!r}")
+        raise UnknownAgentError(f"agent {name!r} is not a class but {loaded!r}")
     if not isinstance(getattr(loaded, "privileges", None), frozenset):
         raise UnknownAgentError(
             f"agent class {loaded.__name__} does not state its privileges; an honest agent has "

@@ -56,22 +56,27 @@ class Session:
             mask: Which rows; the others are left as they are.
             fixed: What is held fixed in these episodes.
         """
+        episode = self._episode
         if seed is not None or self.seed is None:
-            self.seed = secrets.randbits(128) if seed is None else seed
-            self._episode = np.full(len(self.rows), -1)
+            seed = secrets.randbits(128) if seed is None else seed
+            episode = np.full(len(self.rows), -1)
+        else:
+            seed = self.seed
+        # Nothing is changed until the draw has succeeded.
         if mask is None or mask.all():
-            self._episode = self._episode + 1
-            keys = stream_keys(self.seed, self.rows, self._episode)
+            episode = episode + 1
+            keys = stream_keys(seed, self.rows, episode)
             self.episodes, self.t = core.draw_episodes(self.task, keys, fixed), 0
             self._late = deque(self._silence() for _ in range(self.task.feedback.delay))
-            return
-        chosen = np.flatnonzero(mask)
-        self._episode = self._episode + mask
-        keys = stream_keys(self.seed, self.rows[chosen], self._episode[chosen])
-        new = core.draw_episodes(self.task, keys, fixed.rows(chosen))
-        self.episodes.replace_columns(chosen, new)
-        self.t = np.where(mask, 0, self.t)
-        self._late = deque(hush(feedback, ~mask) for feedback in self._late)
+        else:
+            chosen = np.flatnonzero(mask)
+            episode = episode + mask
+            keys = stream_keys(seed, self.rows[chosen], episode[chosen])
+            new = core.draw_episodes(self.task, keys, fixed.rows(chosen))
+            self.episodes.replace_columns(chosen, new)
+            self.t = np.where(mask, 0, self.t)
+            self._late = deque(hush(feedback, ~mask) for feedback in self._late)
+        self.seed, self._episode = seed, episode
 
     @property
     def at(self) -> At:

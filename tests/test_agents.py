@@ -287,8 +287,8 @@ def test_run_another_run_again(name, kind):
     first = run(agent, task, num_users=6, seed=1)
     run(agent, task, num_users=6, seed=2)
     again = run(agent, task, num_users=6, seed=1)
-    for name in ("utility", "regret", "present"):
-        np.testing.assert_array_equal(getattr(first, name), getattr(again, name))
+    for part in ("utility", "regret", "present"):
+        np.testing.assert_array_equal(getattr(first, part), getattr(again, part))
 
 
 # --- ties -------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""The Gaussian belief: exact against closed-form ridge, and what each channel is evidence of."""
+"""The Gaussian belief: exact against closed-form ridge, and what each channel says."""
 
 import numpy as np
 import pytest
@@ -48,9 +48,7 @@ def test_sequential_posterior_is_closed_form_ridge(ridge, centred):
 
 
 @settings(max_examples=40, deadline=None)
-@given(
-    ridge=st.floats(0.05, 1000), scale=st.floats(0.01, 30), seed=st.integers(0, 2**32 - 1)
-)
+@given(ridge=st.floats(0.05, 1000), scale=st.floats(0.01, 30), seed=st.integers(0, 2**32 - 1))
 def test_order_of_evidence_does_not_matter(ridge, scale, seed):
     rng = np.random.default_rng(seed)
     seen = [e._replace(features=scale * e.features) for e in some_evidence(rng, 6)]

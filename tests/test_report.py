@@ -2,12 +2,11 @@
 
 import numpy as np
 import pytest
-from pyarrow import parquet
-
-from personalllm_env import report
 from personalllm_env.agents.linear import Popular
 from personalllm_env.agents.privileged import Oracle
 from personalllm_env.agents.simple import Uniform
+from pyarrow import parquet
+
 from personalllm_env.report import bootstrap_ratio, per_user, summarise, write_columns
 from personalllm_env.runner import Comparison, Entrant, Run, compare
 from personalllm_env.testing import tiny_tasks
@@ -107,7 +106,7 @@ def test_intervals_of_very_few_users():
     # Resamples of the first user alone have no gap to be a share of: no warning, no interval.
     two = bootstrap_ratio(np.array([3.0, 1.0]), np.array([3.0, 0.0]), np.array([3.0, 2.0]))
     assert two.value == 0.5
-    assert two.low != two.low or two.low <= two.value
+    assert np.isnan([two.low, two.high]).all()
 
 
 def test_intervals_repeat_themselves():
@@ -125,7 +124,6 @@ def test_intervals_cover():
     interval would be several times as wide and cover always.
     """
     rng, truth, widths, hits = np.random.default_rng(0), 0.6, [], 0
-    report_resamples = 400
     for _ in range(400):
         level = 5 * rng.standard_normal(60)
         gap = 2 + rng.gamma(2.0, 0.5, 60)
@@ -133,7 +131,7 @@ def test_intervals_cover():
         found = bootstrap_ratio(agent, level, level + gap)
         hits += found.low <= truth <= found.high
         widths.append(found.high - found.low)
-    assert 0.91 <= hits / report_resamples <= 0.98
+    assert 0.91 <= hits / 400 <= 0.98
     expected = 2 * 1.96 * 0.5 / np.sqrt(60) / 3
     assert np.mean(widths) == pytest.approx(expected, rel=0.15)
 
@@ -196,7 +194,3 @@ def test_columns_are_as_readable_as_any_new_file(tmp_path):
     write_columns(BY_HAND, tmp_path / "columns.parquet")
     modes = [(tmp_path / name).stat().st_mode for name in ("columns.parquet", "other")]
     assert modes[0] == modes[1]
-
-
-def test_resamples_and_confidence_are_as_documented():
-    assert (report._RESAMPLES, report._CONFIDENCE) == (1999, 0.95)

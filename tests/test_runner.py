@@ -117,9 +117,7 @@ def test_numbers_by_definition():
         utility = BANK.scores[seen.prompt] @ WEIGHTS
         shown = np.take_along_axis(utility, did, axis=1).mean(axis=1)
         np.testing.assert_allclose(done.utility[:, t], shown, atol=1e-5)
-        np.testing.assert_allclose(
-            done.regret[:, t], utility.max(axis=1) - shown, atol=1e-5
-        )
+        np.testing.assert_allclose(done.regret[:, t], utility.max(axis=1) - shown, atol=1e-5)
     assert done.present.all()
 
 
@@ -192,7 +190,9 @@ def test_unknown_privileges_are_refused():
     class Seer(Spy):
         privileges = frozenset({"weights", "future", "aura"})
 
-    with pytest.raises(ValueError, match=r"Seer declares unknown privileges \['aura', 'future'"):
+    with pytest.raises(
+        ValueError, match=r"Seer declares unknown privileges \['aura', 'future'"
+    ):
         prior_for(Seer, task_of())
 
 
@@ -380,9 +380,7 @@ def test_a_seed_alone_is_what_it_is_among_others():
     task = task_of()
     several = compare(entrants(a=Spy, b=FirstSpy), task, seeds=(0, 1), num_users=5)
     alone = compare(entrants(b=FirstSpy), task, seeds=(1,), num_users=5)
-    np.testing.assert_array_equal(
-        several.runs["b"][1].utility, alone.runs["b"][0].utility
-    )
+    np.testing.assert_array_equal(several.runs["b"][1].utility, alone.runs["b"][0].utility)
 
 
 def test_without_history_nobody_is_fitted(made, remembered):
@@ -419,5 +417,5 @@ def test_settings_reach_the_agent():
 
 def test_names_must_differ():
     """Else one agent's runs would be filed under the other's name."""
-    with pytest.raises(ValueError, match="different names.*'a'"):
+    with pytest.raises(ValueError, match=r"different names.*'a'"):
         compare([Entrant("a", Spy, {}), Entrant("a", FirstSpy, {})], task_of(), seeds=(0,))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from operator import index
 from typing import Any
 
 import gymnasium as gym
@@ -171,11 +172,16 @@ class PersonalEnv(gym.Env[Obs, Any]):
         """Returns the number of an action, counting pairs row by row."""
         k, s = self.task.bank.num_responses, self.task.num_shown
         if s == 1:
-            number = int(action)
-            if 0 <= number < k and number == action:
+            try:
+                number = index(action)
+            except TypeError:  # no integer
+                number = -1
+            if 0 <= number < k:
                 return number
-        elif np.shape(action) == (s,) and action in self.action_space:
-            return int(np.ravel_multi_index(tuple(action), (k,) * s))
+        elif np.shape(action) == (s,):
+            pair = np.asarray(action)
+            if pair.dtype.kind in "iu" and pair.min() >= 0 and pair.max() < k:
+                return int(np.ravel_multi_index(tuple(pair), (k,) * s))
         shape = "an integer" if s == 1 else f"{s} integers"
         raise ValueError(f"action must be {shape} in 0..{k - 1}, got {action!r}")
 

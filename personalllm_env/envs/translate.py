@@ -153,9 +153,17 @@ def read_options(options: Mapping[str, Any] | None, task: Task, num_rows: int) -
     if unknown := sorted(set(options) - set(OPTIONS)):
         raise ValueError(f"unknown reset options {unknown}; known: {', '.join(OPTIONS)}")
     user, weights, prompts = (options.get(key) for key in ("user", "weights", "prompts"))
+    for one, other in (("user", "weights"), ("prompts", "split")):
+        if options.get(one) is not None and options.get(other) is not None:
+            raise ValueError(f"reset options {one!r} and {other!r} exclude each other")
     if user is not None:
-        user = np.broadcast_to(np.asarray(user, dtype=np.int64), (num_rows,))
+        user = np.broadcast_to(_integers("user", user), (num_rows,))
     if weights is not None:
+        if task.recognise:
+            raise ValueError(
+                "options['weights'] make a user who is nobody in the population; "
+                "with recognise=True give options['user']"
+            )
         m = task.bank.num_reward_models
         weights = check_weights(np.broadcast_to(np.asarray(weights, np.float64), (num_rows, m)))
     if prompts is not None:
@@ -164,9 +172,16 @@ def read_options(options: Mapping[str, Any] | None, task: Task, num_rows: int) -
 
 
 def _check_prompts(prompts: Any, num_prompts: int) -> Int[np.ndarray, "T"]:
-    ids = np.atleast_1d(np.asarray(prompts, dtype=np.int64))
+    ids = np.atleast_1d(_integers("prompts", prompts))
     if ids.ndim != 1 or len(ids) == 0 or (ids < 0).any() or (ids >= num_prompts).any():
         raise ValueError(
             f"options['prompts'] must be bank rows in 0..{num_prompts - 1}, got {prompts}"
         )
     return ids
+
+
+def _integers(option: str, given: Any) -> Int[np.ndarray, "..."]:
+    array = np.asarray(given)
+    if array.size and array.dtype.kind not in "iu":
+        raise ValueError(f"options[{option!r}] must be integers, got {given!r}")
+    return array.astype(np.int64)

@@ -111,6 +111,8 @@ class PersonalVectorEnv(gym.vector.VectorEnv[Obs, Any, Any]):
         zero = np.zeros(self.num_envs, np.float32)
         heard = np.zeros(self.num_envs, np.float32)
         said = np.zeros((self.num_envs, self._width), np.float32)
+        if mask is not None:  # other rows see what they saw
+            said[~mask], heard[~mask] = self._told[0][~mask], self._told[1][~mask]
         return self._observe(said, heard), self._info(zero, zero.copy())
 
     def step(self, actions: Shaped[np.ndarray, "B *S"]) -> tuple[Obs, Any, Any, Any, Arrays]:
@@ -150,7 +152,7 @@ class PersonalVectorEnv(gym.vector.VectorEnv[Obs, Any, Any]):
             session.begin(mask=self._over)
             said, heard = said.copy(), heard.copy()
             said[self._over], heard[self._over] = 0, 0
-            self._any_over = False
+            self._over, self._any_over = np.zeros_like(self._over), False
         info = self._info(utility, regret) | extra
         return self._observe(said, heard), reward, terminated, truncated, info
 
@@ -184,6 +186,7 @@ class PersonalVectorEnv(gym.vector.VectorEnv[Obs, Any, Any]):
 
     def _observe(self, said: Float[np.ndarray, "B W"], heard: Float[np.ndarray, "B"]) -> Obs:
         session, task = self._session, self.task
+        self._told = said.copy(), heard.copy()  # the caller may write to what they are given
         obs: Obs = {"feedback": said, "heard": heard[:, None], "step": session.elapsed()}
         if self._kind == "ids":
             prompt = obs["prompt"] = session.episodes.prompt[session.at].copy()

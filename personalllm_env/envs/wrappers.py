@@ -7,11 +7,14 @@ code on a batch axis.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
+from copy import deepcopy
 from typing import Any, Protocol
 
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
+from gymnasium.utils import RecordConstructorArgs
 from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 from jaxtyping import Bool, Float, Int
@@ -166,6 +169,10 @@ def _box(*shape: int) -> spaces.Box:
     return spaces.Box(-limit, limit, shape, np.float32)
 
 
+def _copies(parts: Augmentation | Sequence[Augmentation]) -> tuple[Augmentation, ...]:
+    return tuple(deepcopy(list(parts if isinstance(parts, Sequence) else [parts])))
+
+
 def _augmented_space(task: Task, space: Any, parts: tuple[Augmentation, ...]) -> spaces.Dict:
     if "response_features" not in space.spaces:
         raise ValueError("augmentations need an environment with observation='features'")
@@ -173,19 +180,25 @@ def _augmented_space(task: Task, space: Any, parts: tuple[Augmentation, ...]) ->
     return spaces.Dict({**space.spaces, **added})
 
 
-class Augmented(gym.Wrapper[Obs, Any, Obs, Any]):
+class Augmented(gym.Wrapper[Obs, Any, Obs, Any], RecordConstructorArgs):
     """A single environment whose observations carry more.
 
     Args:
         env: A ``PersonalEnv``, wrapped or not, with feature observations.
-        parts: ``History(...)``, ``Belief(...)`` or your own.
+        parts: One or several of ``History(...)``, ``Belief(...)`` or your own; copied, since
+            they hold what happened.
     """
 
-    def __init__(self, env: gym.Env[Obs, Any], *parts: Augmentation) -> None:
-        super().__init__(env)
+    def __init__(
+        self, env: gym.Env[Obs, Any], parts: Augmentation | Sequence[Augmentation]
+    ) -> None:
+        RecordConstructorArgs.__init__(self, parts=parts)
+        gym.Wrapper.__init__(self, env)
         self._task: Task = env.unwrapped.task  # type: ignore[attr-defined]
-        self._parts = parts
-        self.observation_space = _augmented_space(self._task, env.observation_space, parts)
+        self._parts = _copies(parts)
+        self.observation_space = _augmented_space(
+            self._task, env.observation_space, self._parts
+        )
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -221,16 +234,20 @@ class VectorAugmented(gym.vector.VectorWrapper[Obs, Any, Obs, Any, Any]):
 
     Args:
         env: A ``PersonalVectorEnv``, wrapped or not, with feature observations.
-        parts: ``History(...)``, ``Belief(...)`` or your own.
+        parts: As for ``Augmented``.
     """
 
-    def __init__(self, env: gym.vector.VectorEnv[Obs, Any, Any], *parts: Augmentation) -> None:
+    def __init__(
+        self,
+        env: gym.vector.VectorEnv[Obs, Any, Any],
+        parts: Augmentation | Sequence[Augmentation],
+    ) -> None:
         super().__init__(env)
         self._task: Task = env.unwrapped.task  # type: ignore[attr-defined]
         self._mode = env.metadata["autoreset_mode"]
-        self._parts = parts
+        self._parts = _copies(parts)
         self.single_observation_space = _augmented_space(
-            self._task, env.single_observation_space, parts
+            self._task, env.single_observation_space, self._parts
         )
         self.observation_space = batch_space(self.single_observation_space, env.num_envs)
         self._over = np.zeros(env.num_envs, dtype=bool)
@@ -241,6 +258,8 @@ class VectorAugmented(gym.vector.VectorWrapper[Obs, Any, Obs, Any, Any]):
         """Begins episodes, of all rows or of those in ``options["reset_mask"]``."""
         obs, info = self.env.reset(seed=seed, options=options)
         mask = (options or {}).get("reset_mask")
+        if mask is not None and mask.all():  # as a first one may be
+            mask = None
         for part in self._parts:
             if mask is None:
                 part.begin(self._task, self.num_envs)
@@ -284,8 +303,12 @@ def _with_final(obs: Obs, info: dict[str, Any], ended: Bool[np.ndarray, "B"]) ->
     return now
 
 
-class UtilityReward(gym.Wrapper[Any, Any, Any, Any]):
+class UtilityReward(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
     """Replaces the reported reward by the noise-free utility: the simulator's privilege."""
+
+    def __init__(self, env: gym.Env[Any, Any]) -> None:
+        RecordConstructorArgs.__init__(self)
+        gym.Wrapper.__init__(self, env)
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Returns the utility of what was shown as reward."""
@@ -314,7 +337,7 @@ def _flat_space(space: Any) -> spaces.Box:
     return spaces.Box(low, high, dtype=np.float32)
 
 
-class Flat(gym.ObservationWrapper[Any, Any, Any]):
+class Flat(gym.ObservationWrapper[Any, Any, Any], RecordConstructorArgs):
     """Lays a dict of boxes flat, in the order of its keys, for MLP policies.
 
     Gymnasium's ``FlattenObservation`` does the same and takes any space; its vector form goes
@@ -322,7 +345,8 @@ class Flat(gym.ObservationWrapper[Any, Any, Any]):
     """
 
     def __init__(self, env: gym.Env[Obs, Any]) -> None:
-        super().__init__(env)
+        RecordConstructorArgs.__init__(self)
+        gym.ObservationWrapper.__init__(self, env)
         self.observation_space = _flat_space(env.observation_space)
         self._names = list(env.observation_space.spaces)  # type: ignore[attr-defined]
 
