@@ -6,8 +6,8 @@ from typing import ClassVar
 
 import numpy as np
 from jaxtyping import Float
-from personalllm_env.agents.choosing import best
 
+from personalllm_env.agents.choosing import best
 from personalllm_env.core import utilities
 from personalllm_env.feedback import Served, mean_shown
 from personalllm_env.types import Action, Feedback, Observation, PriorKnowledge

@@ -11,8 +11,8 @@ from typing import ClassVar, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
-from personalllm_env.agents.choosing import best, only_best
 
+from personalllm_env.agents.choosing import best, only_best
 from personalllm_env.belief import Evidence, RidgeBelief, evidence
 from personalllm_env.database import Database
 from personalllm_env.types import Action, Feedback, Observation, PriorKnowledge

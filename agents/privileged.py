@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import ClassVar
 
 import numpy as np
-from personalllm_env.agents.choosing import only_best
 
+from personalllm_env.agents.choosing import only_best
 from personalllm_env.core import utilities
 from personalllm_env.types import Action, Feedback, Observation, PriorKnowledge
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import ClassVar
 
 import numpy as np
-from personalllm_env.agents.choosing import best, only_best
 
+from personalllm_env.agents.choosing import best, only_best
 from personalllm_env.database import Database
 from personalllm_env.types import Action, Feedback, Observation, PriorKnowledge
 

@@ -25,11 +25,11 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import gymnasium as gym
 import numpy as np
 import typer
-from personalllm_env.agents.linear import LinUCB
 
 import personalllm_env
-from personalllm_env.core import Task
+from personalllm_env.agents.linear import LinUCB
 from personalllm_env.runner import prior_for, run
+from personalllm_env.task import Task
 from personalllm_env.types import Feedback, Observation
 
 SELECT = "PersonalLLM/Select-v0"
@@ -57,7 +57,7 @@ class Timing(NamedTuple):
 def measure(
     contenders: dict[str, Steps], sizes: dict[str, int], rounds: int
 ) -> dict[str, Timing]:
-    """Times every contender in turn, round after round; sizes are steps (of all rows) a call."""
+    """Times every contender in turn, round after round; sizes are steps a call, of all rows."""
     calls = {name: 4 for name in contenders}
     for name, go in contenders.items():  # warm up, and find calls of about a tenth of a second
         go(8)
@@ -280,7 +280,10 @@ def _rate(timing: Timing) -> str:
 
 def as_markdown(lines: list[Line]) -> str:
     """Returns the page that ``docs/`` keeps."""
-    versions = f"Python {platform.python_version()}, NumPy {np.__version__}, Gymnasium {gym.__version__}"
+    versions = (
+        f"Python {platform.python_version()}, NumPy {np.__version__}, "
+        f"Gymnasium {gym.__version__}"
+    )
     head = (
         "# Speed and memory\n\n"
         "Written by `python benchmarks/speed.py --out docs/benchmarks.md`; never by hand.\n\n"

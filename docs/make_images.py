@@ -10,10 +10,10 @@ from PIL import Image
 
 import personalllm_env
 from personalllm_env.cli import DEFAULT_AGENTS
-from personalllm_env.core import Task
 from personalllm_env.plots import plot_learning_curves, plot_regret
 from personalllm_env.registry import find_agent
 from personalllm_env.runner import compare
+from personalllm_env.task import Task
 
 IMAGES = Path(__file__).parent / "images"
 
@@ -21,20 +21,20 @@ PROMPT = "My neighbour practises the trumpet every evening. How do I bring it up
 ANSWERS = {
     "concise": "Catch them in the hallway, say you enjoy hearing them improve, and ask whether "
     "they could stop by nine. Most people simply do not know how far sound carries.",
-    "structured": "1. Pick a calm moment, not mid-solo. 2. Describe the effect on you, not their "
-    "fault. 3. Offer a concrete hour. 4. Thank them when it works.",
+    "structured": "1. Pick a calm moment, not mid-solo. 2. Describe the effect on you, not "
+    "their fault. 3. Offer a concrete hour. 4. Thank them when it works.",
     "warm": "That sounds tiring, and it is kind of you to want to raise it gently. You could "
     "start with how glad you are that someone in the building makes music.",
-    "scholarly": "Complaints that name a shared interest tend to meet less resistance than those "
-    "that assert a right. Begin with what both of you want: evenings that can be enjoyed.",
+    "scholarly": "Complaints that name a shared interest tend to meet less resistance than "
+    "those that assert a right. Begin with what both of you want: evenings to be enjoyed.",
     "playful": "Option one: learn the tuba. Option two: a note under the door with a tiny "
     "drawing of a sleeping trumpet. I would begin with option two.",
-    "socratic": "What would a good outcome look like to you: silence, or an agreed hour? And if "
-    "you were the one practising, how would you want to be told?",
+    "socratic": "What would a good outcome look like to you: silence, or an agreed hour? And "
+    "if you were the one practising, how would you want to be told?",
     "practical": "Ask about a practice mute first. It costs little, halves the noise, and "
     "nobody has to stop. If that fails, propose six to eight.",
-    "story-telling": "When I moved in, the cellist upstairs and I traded keys: she practised in "
-    "my flat while I was at work. It began with a loaf of bread and a question.",
+    "story-telling": "When I moved in, the cellist upstairs and I traded keys: she practised "
+    "in my flat while I was at work. It began with a loaf of bread and a question.",
 }
 
 

@@ -3,10 +3,10 @@
 import numpy as np
 
 from personalllm_env import load_bank
-from personalllm_env.core import Task
 from personalllm_env.registry import find_agent
 from personalllm_env.report import summarise
 from personalllm_env.runner import Entrant, compare
+from personalllm_env.task import Task
 from personalllm_env.testing import check_agent
 
 

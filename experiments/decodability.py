@@ -23,9 +23,10 @@ from jaxtyping import Float, Int
 from scipy.optimize import minimize
 from scipy.special import expit, softmax
 
-from personalllm_env.bank import ResponseBank, decodable_share, linear_decoder
+from personalllm_env.bank import ResponseBank
 from personalllm_env.data.calibration import load_reference
 from personalllm_env.data.synthetic import DEFAULT_SHARES, synthetic_bank
+from personalllm_env.decoding import decodable_share, linear_decoder
 
 RANK = 5
 RIDGE = 1e-5

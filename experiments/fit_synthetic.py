@@ -22,10 +22,11 @@ import numpy as np
 from jaxtyping import Float
 from scipy.optimize import minimize
 
-from personalllm_env.bank import standardise
 from personalllm_env.data import calibration as cal
 from personalllm_env.data.diversity import Diversity, top1_agreement, vote_shares
-from personalllm_env.data.synthetic import Constants, combine, draw_parts, synthetic_bank
+from personalllm_env.data.standardise import standardise
+from personalllm_env.data.synthetic import combine, draw_parts, synthetic_bank
+from personalllm_env.data.synthetic_law import Constants
 
 DATA = Path(cal.__file__).parent
 BEAVER, WEAK = [7], [6, 8, 9]  # the unaligned reward model; the ones of the other family

@@ -22,13 +22,13 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from personalllm_env.bank import decodable_share, linear_decoder
-from personalllm_env.core import Task
 from personalllm_env.data import load_bank
+from personalllm_env.decoding import decodable_share, linear_decoder
 from personalllm_env.envs.translate import task_from_settings
 from personalllm_env.registry import UnknownAgentError, agent_names, find_agent
 from personalllm_env.report import Estimate, Row, summarise, write_columns
 from personalllm_env.runner import Comparison, Entrant, compare, prior_for
+from personalllm_env.task import Task
 
 
 def check_numbers(least: int, **numbers: int) -> None:

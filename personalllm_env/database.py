@@ -9,9 +9,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from personalllm_env.core import Task, candidates
+from personalllm_env.core import candidates
 from personalllm_env.session import Session
 from personalllm_env.streams import derived_seed
+from personalllm_env.task import Task
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,11 +11,11 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float
 
-from personalllm_env.bank import linear_decoder
-from personalllm_env.core import Task
 from personalllm_env.database import Database, record_history
+from personalllm_env.decoding import linear_decoder
 from personalllm_env.session import Session, hush
 from personalllm_env.streams import derived_seed
+from personalllm_env.task import Task
 from personalllm_env.types import (
     PRIVILEGES,
     Action,

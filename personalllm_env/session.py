@@ -12,8 +12,9 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from personalllm_env import core
-from personalllm_env.core import At, Fixed, Take, Task
+from personalllm_env.core import At, Fixed, Take
 from personalllm_env.streams import stream_keys
+from personalllm_env.task import Task
 from personalllm_env.types import Action, Diagnostics, Feedback, Observation
 
 

@@ -104,7 +104,7 @@ def bits(
 def uniform(
     keys: UInt64[np.ndarray, "B"], purpose: Purpose, num: int
 ) -> Float[np.ndarray, "n B"]:
-    """Returns uniform numbers in (0, 1), on the midpoints of a grid of 2**53 cells."""
+    """Returns uniform numbers in (0, 1), on the midpoints of a grid of 2**52 cells."""
     words = bits(keys, purpose, num)
     np.right_shift(words, np.uint64(12), out=words)
     return (words.astype(np.float64) + 0.5) * 2.0**-52

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 
 from personalllm_env.bank import ResponseBank
-from personalllm_env.core import Task
 from personalllm_env.database import record_history
 from personalllm_env.feedback import feedback_model
 from personalllm_env.runner import observe_for, prior_for, run
 from personalllm_env.session import Session
+from personalllm_env.task import Task
 from personalllm_env.types import Agent, LearnsFromHistory
 from personalllm_env.users import DirichletUsers
 

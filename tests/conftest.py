@@ -11,7 +11,20 @@ typechecker = beartype(conf=BeartypeConf(is_pep484_tower=True))
 
 # Before anything of the package is imported. Elsewhere annotations are documentation; here
 # they are assertions, on every call and every record.
-_CHECKED = ("streams", "users", "feedback", "core", "session", "belief", "bank", "database")
+_CHECKED = (
+    *(
+        "streams",
+        "users",
+        "drift",
+        "channels",
+        "comparisons",
+        "feedback",
+        "task",
+        "core",
+        "session",
+    ),
+    *("belief", "bank", "decoding", "database"),
+)
 install_import_hook(
     [*(f"personalllm_env.{name}" for name in _CHECKED), "personalllm_env.agents"],
     f"{__name__}.typechecker",

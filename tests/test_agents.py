@@ -6,6 +6,9 @@ from typing import ClassVar
 
 import numpy as np
 import pytest
+from scipy import stats
+from scipy.special import expit
+
 from personalllm_env.agents.bayes import ParticleBayes
 from personalllm_env.agents.choosing import best, only_best
 from personalllm_env.agents.linear import (
@@ -17,15 +20,12 @@ from personalllm_env.agents.linear import (
 )
 from personalllm_env.agents.privileged import DecoderOracle, Oracle
 from personalllm_env.agents.simple import BestResponder, Uniform
-from scipy import stats
-from scipy.special import expit
-
-from personalllm_env.core import Task
 from personalllm_env.database import Database, record_history
 from personalllm_env.feedback import Reward, feedback_model
 from personalllm_env.registry import agent_names, find_agent
 from personalllm_env.runner import Entrant, compare, observe_for, prior_for, run
 from personalllm_env.session import Session
+from personalllm_env.task import Task
 from personalllm_env.testing import check_agent, tiny_bank, tiny_tasks
 from personalllm_env.types import Feedback, Observation, PriorKnowledge
 from personalllm_env.users import DirichletUsers, UserPopulation

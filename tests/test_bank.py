@@ -12,13 +12,12 @@ from personalllm_env.bank import (
     BankError,
     ResponseBank,
     Texts,
-    decodable_share,
     find_duplicates,
     is_saved_bank,
-    linear_decoder,
     open_bank,
-    standardise,
 )
+from personalllm_env.data.standardise import standardise
+from personalllm_env.decoding import decodable_share, linear_decoder
 from personalllm_env.testing import tiny_bank
 
 ARRAYS = ("scores", "prompt_features", "response_features", "is_test")

@@ -8,16 +8,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from personalllm_env import core
-from personalllm_env.core import Fixed, Task, draw_episodes, observe, step, weights_at
+from personalllm_env.core import Fixed, draw_episodes, observe, step, weights_at
+from personalllm_env.drift import GradualDrift, SuddenDrift
 from personalllm_env.feedback import Click, Like, Reward, feedback_model
 from personalllm_env.session import Session
 from personalllm_env.streams import stream_keys
+from personalllm_env.task import Task
 from personalllm_env.testing import tiny_bank, tiny_tasks
 from personalllm_env.types import Diagnostics
 from personalllm_env.users import (
     DirichletUsers,
-    GradualDrift,
-    SuddenDrift,
     UserPopulation,
     clustered_population,
     dirichlet_population,
@@ -212,6 +212,29 @@ def test_neighbouring_seeds_share_no_row():
     # The normal table has 65,536 values: two rows that share noise share all of it.
     noise = [e.noise[0].T for e in (first, second)]
     assert not (noise[0][:, None] == noise[1][None]).all(axis=2).any()
+
+
+def test_what_is_drawn_is_independent():
+    """User, prompt, order, silence, leaving, drift and every channel's noise, 20,000 rows.
+
+    Correlations within 5.5 / sqrt(n): false alarm 4e-8 each, 78 pairs.
+    """
+    names = ["reward", "like", "stars", "click", "choice", "silence", "leave"]
+    task = replace(VARIANTS["duel"], feedback=feedback_model(names), drift=SuddenDrift())
+    episodes = draw_episodes(task, keys_of(20_000))
+    draws = [
+        episodes.weights[:, 0],
+        episodes.drift_to[:, 0],
+        episodes.drift_by.sum(axis=0),
+        episodes.prompt[0],
+        episodes.prompt[1],
+        episodes.order[0, :, 0],
+        episodes.heard[0],
+        episodes.leave[0],
+        *(noise[0] for noise in episodes.noise),
+    ]
+    correlation = np.corrcoef(np.array(draws, dtype=float)) - np.eye(len(draws))
+    assert np.abs(correlation).max() < 5.5 / np.sqrt(20_000)
 
 
 # -- by hand

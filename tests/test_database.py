@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from personalllm_env.core import Task
 from personalllm_env.database import record_history
 from personalllm_env.feedback import Click, Delay, Leave, Reward, Silence, feedback_model
 from personalllm_env.session import Session
 from personalllm_env.streams import derived_seed
+from personalllm_env.task import Task
 from personalllm_env.testing import tiny_bank
 from personalllm_env.users import UserPopulation
 

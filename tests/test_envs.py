@@ -12,12 +12,13 @@ from gymnasium.utils.env_checker import check_env, data_equivalence
 
 from personalllm_env import core
 from personalllm_env.bank import Texts
+from personalllm_env.drift import SuddenDrift
 from personalllm_env.envs.single import PersonalEnv
 from personalllm_env.envs.vector import PersonalVectorEnv
 from personalllm_env.feedback import Reward
 from personalllm_env.session import Session
 from personalllm_env.testing import tiny_bank, tiny_tasks
-from personalllm_env.users import DirichletUsers, SuddenDrift, dirichlet_population
+from personalllm_env.users import DirichletUsers, dirichlet_population
 
 SELECT, DUEL = "PersonalLLM/Select-v0", "PersonalLLM/Duel-v0"
 TASKS = tiny_tasks()
@@ -254,6 +255,8 @@ def test_observations_are_fresh():
         kept.append(env.step(t % 4)[0])
         copies.append(copy.deepcopy(kept[-1]))
     same(kept, copies)
+    # Whoever keeps an observation keeps its memory and no more.
+    assert all(value.flags.owndata for obs in kept for value in obs.values())
     for part in kept[3].values():
         part[...] = 99
     same([o for i, o in enumerate(kept) if i != 3], [o for i, o in enumerate(copies) if i != 3])

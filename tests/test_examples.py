@@ -60,7 +60,9 @@ def test_readme_commands_name_real_options():
         for option in (*parameter.opts, *parameter.secondary_opts)
     }
     commands = [line for block in fenced("sh") for line in block.splitlines()]
-    ours = [line.split("personalllm-env ", 1)[1] for line in commands if "personalllm-env " in line]
+    ours = [
+        line.split("personalllm-env ", 1)[1] for line in commands if "personalllm-env " in line
+    ]
     assert ours
     for line in ours:
         name, *arguments = line.split()

@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import special, stats
 
-from personalllm_env.core import Task
 from personalllm_env.feedback import (
     CHANNELS,
     Channel,
@@ -28,6 +27,7 @@ from personalllm_env.feedback import (
 )
 from personalllm_env.session import Session
 from personalllm_env.streams import MAX_NORMAL, stream_keys
+from personalllm_env.task import Task
 from personalllm_env.types import Feedback
 from personalllm_env.users import DirichletUsers, UserPopulation
 

@@ -7,10 +7,10 @@ import textwrap
 from importlib.metadata import EntryPoint
 
 import pytest
-from personalllm_env.agents.linear import EpsilonGreedy, LinUCB
-from personalllm_env.agents.simple import Uniform
 
 from personalllm_env import registry
+from personalllm_env.agents.linear import EpsilonGreedy, LinUCB
+from personalllm_env.agents.simple import Uniform
 from personalllm_env.registry import UnknownAgentError, agent_names, find_agent
 from personalllm_env.testing import tiny_bank
 

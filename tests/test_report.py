@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
+from pyarrow import parquet
+
 from personalllm_env.agents.linear import Popular
 from personalllm_env.agents.privileged import Oracle
 from personalllm_env.agents.simple import Uniform
-from pyarrow import parquet
-
 from personalllm_env.report import bootstrap_ratio, per_user, summarise, write_columns
 from personalllm_env.runner import Comparison, Entrant, Run, compare
 from personalllm_env.testing import tiny_tasks

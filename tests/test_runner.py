@@ -7,9 +7,9 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
-from personalllm_env.core import Task
 from personalllm_env.feedback import Delay, Leave, Reward, feedback_model
 from personalllm_env.runner import Entrant, compare, prior_for, run
+from personalllm_env.task import Task
 from personalllm_env.testing import tiny_bank
 from personalllm_env.users import DirichletUsers, UserPopulation
 

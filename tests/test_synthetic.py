@@ -5,16 +5,12 @@ import math
 import numpy as np
 import pytest
 
-from personalllm_env.bank import BankError, ResponseBank, decodable_share, linear_decoder
+from personalllm_env.bank import BankError, ResponseBank
 from personalllm_env.data.calibration import calibration_table, load_reference
 from personalllm_env.data.diversity import population_diversity, top1_agreement, vote_shares
-from personalllm_env.data.synthetic import (
-    DEFAULT_SHARES,
-    draw_parts,
-    load_constants,
-    resize,
-    synthetic_bank,
-)
+from personalllm_env.data.synthetic import DEFAULT_SHARES, draw_parts, synthetic_bank
+from personalllm_env.data.synthetic_law import load_constants, resize
+from personalllm_env.decoding import decodable_share, linear_decoder
 
 
 @pytest.fixture(scope="module")

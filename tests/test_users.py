@@ -8,12 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from personalllm_env.drift import GradualDrift, SuddenDrift
 from personalllm_env.streams import stream_keys
 from personalllm_env.users import (
     DirichletUsers,
-    GradualDrift,
     Population,
-    SuddenDrift,
     UserPopulation,
     check_weights,
     clustered_population,

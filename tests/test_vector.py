@@ -18,12 +18,13 @@ from gymnasium.wrappers.vector import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from personalllm_env.drift import GradualDrift
 from personalllm_env.envs import buffers
 from personalllm_env.envs.buffers import Buffers
 from personalllm_env.envs.single import PersonalEnv
 from personalllm_env.envs.vector import PersonalVectorEnv
 from personalllm_env.testing import tiny_bank, tiny_tasks
-from personalllm_env.users import GradualDrift, dirichlet_population
+from personalllm_env.users import dirichlet_population
 
 NEXT, SAME, OFF = AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP, AutoresetMode.DISABLED
 USERS = dirichlet_population(7, num_reward_models=3, concentration=0.5)

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int, UInt8
 
-from personalllm_env.core import Task
 from personalllm_env.feedback import Stars
+from personalllm_env.task import Task
 
 COLUMNS = 88  # of the text
 _LONGEST = 6000  # characters; what comes after them fits no picture

@@ -12,7 +12,7 @@ from gymnasium import spaces
 from jaxtyping import Float, Int
 
 from personalllm_env import core
-from personalllm_env.core import Fixed, Task
+from personalllm_env.core import Fixed
 from personalllm_env.envs.outcomes import Outcomes
 from personalllm_env.envs.render import Scene, render
 from personalllm_env.envs.translate import (
@@ -23,6 +23,7 @@ from personalllm_env.envs.translate import (
     task_from_settings,
 )
 from personalllm_env.session import Session
+from personalllm_env.task import Task
 
 Obs = dict[str, Any]
 
@@ -64,7 +65,7 @@ class PersonalEnv(gym.Env[Obs, Any]):
         feedback: What the user says: see ``personalllm_env.feedback.feedback_model``. By
             default a noisy reward in Select and a choice in Duel.
         horizon, split, user_split, prompts_per_episode, shuffle, drift, recognise, white_box:
-            See ``personalllm_env.core.Task``.
+            See ``personalllm_env.task.Task``.
         num_shown: How many responses an action shows.
         observation: ``"features"`` or ``"ids"``.
         texts: Whether observations carry the words.

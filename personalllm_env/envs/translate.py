@@ -10,18 +10,12 @@ from gymnasium import spaces
 from jaxtyping import Int
 
 from personalllm_env.bank import ResponseBank, Split
-from personalllm_env.core import Fixed, Task
+from personalllm_env.core import Fixed
 from personalllm_env.data import load_bank
+from personalllm_env.drift import Drift, GradualDrift, SuddenDrift
 from personalllm_env.feedback import FeedbackSpec, feedback_model
-from personalllm_env.users import (
-    WEIGHTS_TOLERANCE,
-    DirichletUsers,
-    Drift,
-    GradualDrift,
-    Population,
-    SuddenDrift,
-    check_weights,
-)
+from personalllm_env.task import Task
+from personalllm_env.users import WEIGHTS_TOLERANCE, DirichletUsers, Population, check_weights
 
 ObservationKind = Literal["features", "ids"]
 

@@ -12,7 +12,6 @@ from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 from jaxtyping import Bool, Float, Int, Shaped
 
-from personalllm_env.core import Task
 from personalllm_env.envs.buffers import Buffers
 from personalllm_env.envs.translate import (
     ObservationKind,
@@ -22,6 +21,7 @@ from personalllm_env.envs.translate import (
     task_from_settings,
 )
 from personalllm_env.session import Session
+from personalllm_env.task import Task
 
 Obs = dict[str, Any]
 Arrays = dict[str, Any]

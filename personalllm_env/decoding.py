@@ -1,0 +1,36 @@
+"""How far features tell the scores: the best linear map, and the share it explains."""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Float
+
+from personalllm_env.bank import ResponseBank, Split
+
+
+def linear_decoder(bank: ResponseBank) -> Float[np.ndarray, "D M"]:
+    """Returns the least-squares map from features to scores, both centred within a prompt.
+
+    It is fitted on the train prompts. Features minus their prompt's mean, times this map, is
+    the best linear guess of the scores minus their prompt's mean: what a perfect feature
+    agent could know.
+    """
+    rows = bank.prompts("train")
+    x = _centred(bank.response_features[rows])
+    y = _centred(bank.scores[rows])
+    return np.linalg.lstsq(x, y, rcond=1e-6)[0]
+
+
+def decodable_share(
+    bank: ResponseBank, decoder: Float[np.ndarray, "D M"], split: Split = "test"
+) -> Float[np.ndarray, "M"]:
+    """Returns the share of within-prompt score variance that ``decoder`` explains."""
+    rows = bank.prompts(split)
+    y = _centred(bank.scores[rows])
+    error = y - _centred(bank.response_features[rows]) @ decoder
+    return 1.0 - (error**2).mean(axis=0) / (y**2).mean(axis=0)
+
+
+def _centred(values: Float[np.ndarray, "p K C"]) -> Float[np.ndarray, "p*K C"]:
+    centred = values - values.mean(axis=1, keepdims=True, dtype=np.float64)
+    return centred.reshape(-1, values.shape[2])
