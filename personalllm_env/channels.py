@@ -154,6 +154,7 @@ class Like:
     num_shown: ClassVar[int | None] = None
 
     def __post_init__(self) -> None:
+        check_range("like: threshold", self.threshold)
         check_range("like: temperature", self.temperature, 0)
 
     def width(self, num_responses: int) -> int:
@@ -268,8 +269,9 @@ def answers_yes(
     return np.asarray(margin) > temperature * (np.log(noise) - np.log1p(-noise))
 
 
-def check_range(what: str, value: float, low: float, high: float = np.inf) -> None:
+def check_range(what: str, value: float, low: float = -np.inf, high: float = np.inf) -> None:
     """Raises ValueError, naming ``what``, unless the value is finite and in [low, high]."""
     if not low <= value <= high or not np.isfinite(value):
-        limit = f"in [{low}, {high}]" if np.isfinite(high) else f"finite and at least {low}"
+        above = f" and at least {low}" if np.isfinite(low) else ""
+        limit = f"in [{low}, {high}]" if np.isfinite(high) else f"finite{above}"
         raise ValueError(f"{what} must be {limit}, got {value}")

@@ -76,6 +76,7 @@ class Leave:
     probability: float = 0.1
 
     def __post_init__(self) -> None:
+        check_range("leave: threshold", self.threshold)
         check_range("leave: probability", self.probability, 0, 1)
 
 

@@ -32,7 +32,7 @@ class Run(NamedTuple):
     """What one agent did for B users over T interactions."""
 
     utility: Float[np.ndarray, "B T"]  # of what was shown; 0 after the user has left
-    regret: Float[np.ndarray, "B T"]  # best utility minus that; grows on after they have left
+    regret: Float[np.ndarray, "B T"]  # best utility minus that; goes on after they have left
     present: Bool[np.ndarray, "B T"]  # whether the user was still there
     seconds: float  # spent inside the agent (act and update)
 
@@ -47,7 +47,8 @@ def run(
     """Runs an agent on ``num_users`` fresh users, all at once.
 
     Users, prompts and noise are functions of ``seed`` alone, so agents given the same one are
-    paired. A user who has left is served nothing, which is worth 0 (the average response).
+    paired. A user who has left is served nothing, which is worth 0 (the average response) and
+    counts among the options, so that regret is never negative.
     """
     session = Session(task, np.arange(num_users), regret=True)
     session.begin(derived_seed(seed, "evaluation"))
@@ -79,6 +80,7 @@ def run(
         if progress is not None:
             progress(1)
     utility[~present] = 0.0
+    best = np.where(present, best, np.maximum(best, 0.0))  # being served nothing is an option
     return Run(utility, best - utility, present, seconds)
 
 

@@ -609,3 +609,9 @@ def test_single_env_is_the_row_of_the_vector_env():
     for b, env in enumerate(singles):
         same({k: v[b] for k, v in obs.items()}, env.reset(seed=1)[0])
     assert core.min_at(3, 2) == 2
+
+
+@pytest.mark.parametrize("spec", ["slow", {}, {"gradual": {}, "sudden": {}}])
+def test_a_drift_is_one_of_those_known(spec, bank):
+    with pytest.raises(ValueError, match="drift must name one of gradual, sudden, got"):
+        PersonalEnv(bank=bank, drift=spec)

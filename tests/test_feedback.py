@@ -414,6 +414,8 @@ def test_a_channel_of_ones_own():
         ({"reward": {"noise_sd": float("inf")}}, "reward: noise_sd must be finite"),
         ({"reward": {"noise_sd": float("nan")}}, "reward: noise_sd must be finite"),
         ({"like": {"temperature": -0.1}}, "like: temperature must be finite and at least 0"),
+        ({"like": {"threshold": float("nan")}}, "like: threshold must be finite, got nan"),
+        (["like", {"leave": {"threshold": float("nan")}}], "leave: threshold must be finite,"),
         ({"choice": {"temperature": -0.1}}, "choice: temperature must be"),
         ({"click": {"temperature": -0.1}}, "click: temperature must be"),
         ({"stars": {"noise_sd": -0.1}}, "stars: noise_sd must be"),

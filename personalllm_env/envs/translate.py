@@ -69,9 +69,10 @@ def task_from_settings(
 def _drift(spec: Drift | str | Mapping[str, Mapping[str, Any]] | None) -> Drift | None:
     if spec is None or isinstance(spec, GradualDrift | SuddenDrift):
         return spec
-    name, settings = (spec, {}) if isinstance(spec, str) else next(iter(spec.items()))
-    if name not in _DRIFTS:
-        raise ValueError(f"unknown drift {name!r}; known: {', '.join(_DRIFTS)}")
+    named = {spec: {}} if isinstance(spec, str) else dict(spec)
+    if len(named) != 1 or not set(named) <= set(_DRIFTS):
+        raise ValueError(f"drift must name one of {', '.join(_DRIFTS)}, got {spec!r}")
+    [(name, settings)] = named.items()
     return _DRIFTS[name](**settings)
 
 
