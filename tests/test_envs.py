@@ -477,7 +477,7 @@ def test_negative_seeds():
         ({"observation": "ids", "shuffle": True}, "does not tell the order of the responses"),
         ({"texts": True}, "texts=True needs a bank with texts; 'tiny' has none"),
         ({"recognise": True}, "recognise=True needs a finite population"),
-        ({"drift": "slow"}, "unknown drift 'slow'; known: gradual, sudden"),
+        ({"drift": "slow"}, "drift must name one of gradual, sudden, got 'slow'"),
         ({"feedback": "smile"}, "unknown feedback 'smile'"),
         ({"feedback": []}, "feedback needs one or more different channels"),
         ({"feedback": "choice"}, "needs 2 shown responses; this task shows 1"),
