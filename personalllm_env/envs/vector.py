@@ -207,13 +207,19 @@ class PersonalVectorEnv(gym.vector.VectorEnv[Obs, Any, Any]):
         self, utility: Float[np.ndarray, "B"], regret: Float[np.ndarray, "B"] | None
     ) -> Arrays:
         session = self._session
+        filled = np.empty(self.num_envs, dtype=bool)
+        filled[:] = True
         info = {
             "utility": utility,
             "prompt": session.episodes.prompt[session.at].copy(),
             "user": session.episodes.user.copy(),
+            # As SyncVectorEnv says which rows have an entry; Gymnasium 1.1 asks for it.
+            "_utility": filled,
+            "_prompt": filled,
+            "_user": filled,
         }
         if session.regret and regret is not None:
-            info["regret"] = regret
+            info["regret"], info["_regret"] = regret, filled
         return info
 
     def _final(
@@ -234,7 +240,7 @@ class PersonalVectorEnv(gym.vector.VectorEnv[Obs, Any, Any]):
         for row in np.flatnonzero(over):
             rows[row] = {name: value[row] for name, value in obs.items()}
         info = self._info(utility, regret)
-        masked = info | {f"_{name}": over.copy() for name in info}
+        masked = {name: over.copy() if name[0] == "_" else x for name, x in info.items()}
         return {
             "final_obs": rows,
             "_final_obs": over.copy(),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import deepcopy
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
 import numpy as np
@@ -32,6 +32,11 @@ __all__ = [
     "VectorFlat",
     "VectorUtilityReward",
 ]
+
+if TYPE_CHECKING:
+    VectorWrapper = gym.vector.VectorWrapper[Any, Any, Any, Any, Any]
+else:  # generic only since Gymnasium 1.4
+    VectorWrapper = gym.vector.VectorWrapper
 
 
 def _copies(parts: Augmentation | Sequence[Augmentation]) -> tuple[Augmentation, ...]:
@@ -94,7 +99,7 @@ def _row(obs: Obs) -> Obs:
     return {name: obs[name][None].copy() for name in names}
 
 
-class VectorAugmented(gym.vector.VectorWrapper[Obs, Any, Obs, Any, Any]):
+class VectorAugmented(VectorWrapper):
     """A vector environment whose observations carry more, in every autoreset mode.
 
     Args:
@@ -181,7 +186,7 @@ class UtilityReward(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         return obs, float(info["utility"]), terminated, truncated, info
 
 
-class VectorUtilityReward(gym.vector.VectorWrapper[Any, Any, Any, Any, Any]):
+class VectorUtilityReward(VectorWrapper):
     """``UtilityReward`` for the vector environment."""
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
@@ -220,7 +225,7 @@ class Flat(gym.ObservationWrapper[Any, Any, Any], RecordConstructorArgs):
         return np.concatenate([observation[name].ravel() for name in self._names])
 
 
-class VectorFlat(gym.vector.VectorWrapper[Any, Any, Obs, Any, Any]):
+class VectorFlat(VectorWrapper):
     """``Flat`` for the vector environment, in every autoreset mode."""
 
     def __init__(self, env: gym.vector.VectorEnv[Obs, Any, Any]) -> None:
