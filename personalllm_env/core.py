@@ -168,7 +168,7 @@ def utilities(
     scores: Float[np.ndarray, "B R M"], weights: Float[np.ndarray, "B M"]
 ) -> Float[np.ndarray, "B R"]:
     """Returns the utility of R responses: weights @ scores (PersonalLLM, section 2)."""
-    return np.einsum("brm,bm->br", scores, weights)
+    return np.vecdot(scores, weights[:, None])
 
 
 def observe(

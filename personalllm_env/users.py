@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt64
@@ -179,10 +179,12 @@ class DirichletUsers:
         )
         m = self.num_reward_models
         words = streams.bits(keys, kind, m + 1)
-        which = (words[m] % np.uint64(len(self._concentrations))).astype(np.int64)
-        cell = (words[:m] >> np.uint64(48)).astype(np.int64)
-        shape = np.array(self._concentrations)[which]
+        cell = (words[:m] >> np.uint64(48)).view(np.int64)
+        which: Any = 0
+        if len(self._concentrations) > 1:
+            which = (words[m] % np.uint64(len(self._concentrations))).view(np.int64)
         log_gamma = self._log_quantiles[which, cell]
+        shape = np.array(self._concentrations)[which]
         log_gamma += np.log(streams.uniform(keys, size, m)) / shape
         weights = np.exp(log_gamma - log_gamma.max(axis=0))
         weights /= weights.sum(axis=0)

@@ -108,12 +108,15 @@ class PersonalVectorEnv(gym.vector.VectorEnv[Obs, Any, Any]):
         self._session.begin(seed, mask, fixed)
         self._over = np.zeros(self.num_envs, bool) if mask is None else self._over_but(mask)
         self._any_over = bool(self._over.any())
-        zero = np.zeros(self.num_envs, np.float32)
-        heard = np.zeros(self.num_envs, np.float32)
-        said = np.zeros((self.num_envs, self._width), np.float32)
+        said, heard, utility, regret = self._nothing()
         if mask is not None:  # other rows see what they saw
             said[~mask], heard[~mask] = self._told[0][~mask], self._told[1][~mask]
-        return self._observe(said, heard), self._info(zero, zero.copy())
+        return self._observe(said, heard), self._info(utility, regret)
+
+    def _nothing(self) -> tuple[Any, Any, Any, Any]:
+        """Returns said, heard, utility and regret before anything has happened."""
+        zero = np.zeros((3, self.num_envs), np.float32)
+        return np.zeros((self.num_envs, self._width), np.float32), *zero
 
     def step(self, actions: Shaped[np.ndarray, "B *S"]) -> tuple[Obs, Any, Any, Any, Arrays]:
         """Shows every user what ``actions`` say and hears, or does not hear, from them.
@@ -165,7 +168,13 @@ class PersonalVectorEnv(gym.vector.VectorEnv[Obs, Any, Any]):
                 f"the episodes of {len(rows)} rows are over (first: row {rows[0]}); call "
                 "reset(options={'reset_mask': mask}) for them"
             )
-        return self._step(actions, resume=over)
+        if not over.all():
+            return self._step(actions, resume=over)
+        self._session.begin()
+        self._over, self._any_over = np.zeros_like(over), False
+        said, heard, utility, regret = self._nothing()
+        ended, reward = np.zeros((2, self.num_envs), bool), np.zeros_like(utility)
+        return self._observe(said, heard), reward, *ended, self._info(utility, regret)
 
     def _checked(self, actions: Any) -> Int[np.ndarray, "B S"]:
         array, expected = np.asarray(actions), self.action_space.shape
