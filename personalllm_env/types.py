@@ -84,8 +84,8 @@ PRIVILEGES = frozenset({"scores", "weights", "population", "decoder"})
 class Agent(Protocol):
     """Chooses responses for B users at once and learns from their feedback.
 
-    A class is built as ``Class(prior, rng-free keyword settings)``. ``privileges`` names what
-    it needs to see that no real system could know; it is empty for an honest agent.
+    A class is built as ``Class(prior, **settings)``. ``privileges`` names what it needs to see
+    that no real system could know; it is empty for an honest agent.
     """
 
     privileges: ClassVar[frozenset[str]]
