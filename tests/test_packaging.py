@@ -96,7 +96,7 @@ def test_the_wheel_works_where_it_is_unpacked(wheel, tmp_path):
     wheel.extractall(tmp_path)
     code = f"""
 import sys
-sys.path = [{str(tmp_path)!r}] + [p for p in sys.path if {str(ROOT)!r} not in p]
+sys.path = [{str(tmp_path)!r}] + [p for p in sys.path if p != {str(ROOT)!r}]
 sys.meta_path = [f for f in sys.meta_path if 'editable' not in str(f).lower()]
 import personalllm_env
 from personalllm_env.registry import agent_names, find_agent
