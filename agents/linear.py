@@ -14,6 +14,7 @@ from jaxtyping import Float
 
 from personalllm_env.agents.choosing import best, only_best
 from personalllm_env.belief import Evidence, RidgeBelief, evidence
+from personalllm_env.channels import check_range
 from personalllm_env.database import Database
 from personalllm_env.types import Action, Feedback, Observation, PriorKnowledge
 
@@ -128,8 +129,7 @@ class EpsilonGreedy:
     def __init__(
         self, prior: PriorKnowledge, *, epsilon: float = 0.05, ridge: float | None = None
     ) -> None:
-        if not 0 <= epsilon <= 1:
-            raise ValueError(f"epsilon must be in [0, 1], got {epsilon}")
+        check_range("epsilon", epsilon, 0, 1)
         self._learner, self._epsilon = _Learner(prior, ridge), epsilon
         self.fit, self.reset = self._learner.fit, self._learner.reset
         self.update = self._learner.update
@@ -162,6 +162,7 @@ class LinUCB:
     def __init__(
         self, prior: PriorKnowledge, *, exploration: float = 0.2, ridge: float | None = None
     ) -> None:
+        check_range("exploration", exploration, 0)
         self._learner, self._exploration = _Learner(prior, ridge), exploration
         self.fit, self.reset = self._learner.fit, self._learner.reset
         self.update = self._learner.update
@@ -196,6 +197,7 @@ class LinearThompson:
     def __init__(
         self, prior: PriorKnowledge, *, scale: float = 0.5, ridge: float | None = None
     ) -> None:
+        check_range("scale", scale, 0)
         self._learner, self._scale = _Learner(prior, ridge), scale
         self.fit, self.reset = self._learner.fit, self._learner.reset
         self.update = self._learner.update

@@ -64,8 +64,8 @@ class RidgeBelief:
     def __init__(
         self, num_features: int, *, ridge: float, centre: Float[np.ndarray, "D"] | None = None
     ) -> None:
-        if not ridge > 0:
-            raise ValueError(f"ridge must be positive, got {ridge}")
+        if not isinstance(ridge, int | float) or not ridge > 0:
+            raise ValueError(f"ridge must be a positive number, got {ridge!r}")
         self.ridge = ridge
         self._centre = np.zeros(num_features) if centre is None else centre
 

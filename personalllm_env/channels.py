@@ -271,6 +271,8 @@ def answers_yes(
 
 def check_range(what: str, value: float, low: float = -np.inf, high: float = np.inf) -> None:
     """Raises ValueError, naming ``what``, unless the value is finite and in [low, high]."""
+    if not isinstance(value, int | float | np.number):
+        raise ValueError(f"{what} must be a number, got {value!r}")
     if not low <= value <= high or not np.isfinite(value):
         above = f" and at least {low}" if np.isfinite(low) else ""
         limit = f"in [{low}, {high}]" if np.isfinite(high) else f"finite{above}"

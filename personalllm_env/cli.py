@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -46,8 +47,17 @@ def _console() -> Console:
 def parse_feedback(text: str) -> Any:
     """Reads ``--feedback``: names with commas between them, or JSON."""
     if text.lstrip().startswith(("{", "[")):
-        return json.loads(text)
+        try:
+            return json.loads(text)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"--feedback is not JSON: {error}") from None
     return [name.strip() for name in text.split(",")]
+
+
+@app.callback()
+def main() -> None:
+    """Finds modules in the current folder too, for agents given as module:Class."""
+    sys.path.insert(0, "")
 
 
 @app.command()
@@ -100,11 +110,15 @@ def compare(
             history_users=history,
             console=console,
         )
+        commands.show_comparison(result, task, console)
+        commands.save_comparison(result, task, out, console)
     except KeyboardInterrupt:
-        console.print("Interrupted; nothing was written.")
+        done = sorted(path.name for path in out.iterdir())
+        if not done:
+            out.rmdir()
+        found = f"{out} holds {', '.join(done)}" if done else "nothing was written"
+        console.print(f"Interrupted; {found}.")
         raise typer.Exit(130) from None
-    commands.show_comparison(result, task, console)
-    commands.save_comparison(result, task, out, console)
 
 
 @app.command()
@@ -136,6 +150,8 @@ def calibration(
     from personalllm_env import commands
 
     try:
+        commands.check_numbers(1, users=users)
+        commands.check_numbers(0, seed=seed)
         commands.show_calibration(bank, users, seed, _console())
     except (ValueError, OSError, ImportError) as error:
         raise _fail(error) from None

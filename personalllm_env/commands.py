@@ -114,17 +114,20 @@ def show_comparison(result: Comparison, task: Task, console: Console) -> None:
     said = " + ".join(channel.name for channel in task.feedback.channels)
     title = f"{task.bank.name}: feedback {said}, {task.horizon} interactions per user"
     table = Table(title=title, box=SIMPLE_HEAD)
-    table.add_column("agent", no_wrap=True)
-    for name in ("regret", "score", "gain", "best", "µs"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for row in sorted(summarise(result), key=lambda r: r.regret.value):
-        table.add_row(*_cells(row), style="dim" if row.privileges else "")
+    table.add_column("agent", overflow="fold")
+    rows = sorted(summarise(result), key=lambda r: r.regret.value)
+    cells = [_cells(row) for row in rows]
+    for i, name in enumerate(("regret", "score", "gain", "best", "µs"), start=1):
+        widest = max(len(line[i]) for line in cells)  # the name gives way, not the numbers
+        table.add_column(name, justify="right", no_wrap=True, min_width=widest)
+    for row, line in zip(rows, cells, strict=True):
+        table.add_row(*line, style="dim" if row.privileges else "")
     console.print(table)
     console.print(
         "regret: cumulative, per user. score: normalised, 0 = uniform, 1 = oracle. gain: "
         "personalisation gain, 0 = popular, 1 = oracle.\n"
-        "best: share of interactions in which the best was shown. µs: per decision.\n"
-        "±: half the 95 % interval of a paired bootstrap over the users of all seeds.\n"
+        "best: share of interactions with no regret. µs: per decision.\n"
+        "±: half the 95 % interval of a paired bootstrap over users, given the histories.\n"
         "*: sees what no real system could; `personalllm-env agents` says what.",
         style="dim",
         highlight=False,

@@ -51,7 +51,7 @@ def plot_learning_curves(
         curves = {n: normalised_curve(utility[n], floor, best[n]) for n in utility}
         ceiling = np.ones_like(curves["uniform"].middle)
         axis = "normalised score per interaction"
-        what = "0 = uniform, 1 = the best response (thin line). Ratio of means"
+        what = "0 = uniform, 1 = the best response. Ratio of means"
     else:
         curves = {n: mean_curve(moving_average(utility[n])) for n in utility}
         ceiling = mean_curve(moving_average(best[names[0]])).middle
@@ -151,7 +151,7 @@ def _caption(comparison: Comparison, what: str, smooth: str = "") -> str:
     seeds = f" ({len(comparison.seeds)} seeds)" if len(comparison.seeds) > 1 else ""
     text = f"{what} over {num} user{'s' * (num > 1)}{seeds}{smooth}; "
     text += (
-        "bands: 95 % over users, the same for all agents."
+        "bands: 95 % over users, who are the same for all agents."
         if num > 1
         else "one user has no bands."
     )

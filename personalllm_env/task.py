@@ -52,8 +52,16 @@ class Task:
     white_box: bool = False
 
     def __post_init__(self) -> None:
+        for name in ("horizon", "num_shown", "prompts_per_episode"):
+            number = getattr(self, name)
+            if number is not None and not isinstance(number, int | np.integer):
+                raise ValueError(f"{name} must be an integer, got {number!r}")
         if self.horizon < 1:
             raise ValueError(f"horizon must be at least 1, got {self.horizon}")
+        if self.user_split != "all" and getattr(self.population, "is_test", None) is None:
+            raise ValueError(
+                f"user_split {self.user_split!r} needs a population with a split (is_test)"
+            )
         if self.population.num_reward_models != self.bank.num_reward_models:
             raise ValueError(
                 f"users weigh {self.population.num_reward_models} reward models, the bank has "

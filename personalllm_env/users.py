@@ -95,6 +95,10 @@ class UserPopulation:
                     f"{name} must have shape ({len(self.weights)},), got {array.shape}"
                 )
 
+    def __repr__(self) -> str:
+        held = 0 if self.is_test is None else int(self.is_test.sum())
+        return f"UserPopulation({len(self.weights)} users, {held} of them test)"
+
     def __deepcopy__(self, memo: dict[int, object]) -> UserPopulation:
         """Returns itself: a population is immutable."""
         return self
@@ -257,6 +261,8 @@ def clustered_population(
 
 
 def _check_laws(laws: tuple[float, ...]) -> None:
+    if not all(isinstance(c, int | float | np.number) for c in laws):
+        raise ValueError(f"concentration must be a number or several, got {laws}")
     if not laws or not all(0 < c < np.inf for c in laws):
         shown = laws[0] if len(laws) == 1 else laws
         raise ValueError(f"concentration must be positive and finite, got {shown}")

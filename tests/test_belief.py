@@ -133,7 +133,7 @@ def test_samples_have_the_posterior_mean_and_covariance():
 
 @pytest.mark.parametrize("ridge", [0.0, -1.0, float("nan")])
 def test_ridge_must_be_positive(ridge):
-    with pytest.raises(ValueError, match="ridge must be positive"):
+    with pytest.raises(ValueError, match="ridge must be a positive number"):
         RidgeBelief(D, ridge=ridge)
 
 

@@ -427,7 +427,7 @@ def test_option_prompts_and_split():
         ({"wieghts": [1, 0, 0]}, r"unknown reset options \['wieghts'\]; known: user, weights"),
         ({"user": 0}, "needs a finite population; users of this one never recur"),
         ({"weights": [0.5, 0.2, 0.2]}, "must be non-negative and sum to 1; row 0 sums to 0.9"),
-        ({"weights": [0.5, 0.5]}, "broadcast"),
+        ({"weights": [0.5, 0.5]}, r"must be one for all or have shape \(1, 3\), got \(2,\)"),
         ({"prompts": [60]}, r"options\['prompts'\] must be bank rows in 0\.\.59, got \[60\]"),
         ({"prompts": [-1]}, "must be bank rows"),
         ({"prompts": []}, "must be bank rows"),
@@ -495,8 +495,31 @@ def test_wrong_settings(bank, settings, message):
 
 
 def test_a_misspelt_setting_is_an_error(bank):
-    with pytest.raises(TypeError, match="horizn"):
+    with pytest.raises(ValueError, match="unknown setting 'horizn'; did you mean 'horizon'?"):
         PersonalEnv(bank=bank, horizn=3)
+    with pytest.raises(ValueError, match="unknown setting 'row'"):
+        PersonalVectorEnv(2, bank=bank, row=3)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"horizon": 2.5}, "horizon must be an integer, got 2.5"),
+        ({"prompts_per_episode": "1"}, "prompts_per_episode must be an integer, got '1'"),
+        ({"concentration": "x"}, "concentration must be a number"),
+        ({"user_split": "test"}, "user_split 'test' needs a population with a split"),
+        ({"drift": {"sudden": {"rate": 1}}}, "drift 'sudden': .*rate"),
+        ({"drift": ["sudden"]}, "drift must name one of"),
+    ],
+)
+def test_a_wrong_kind_of_setting_is_an_error(settings, words, bank):
+    with pytest.raises(ValueError, match=words):
+        PersonalEnv(bank=bank, **settings)
+
+
+def test_a_population_has_its_own_concentration(bank):
+    with pytest.raises(ValueError, match="a population or a concentration, not both"):
+        PersonalEnv(bank=bank, population=dirichlet_population(9), concentration=0.1)
 
 
 # -- what observations and infos carry

@@ -18,6 +18,7 @@ from personalllm_env.envs.render import Scene, render
 from personalllm_env.envs.translate import (
     ObservationKind,
     check_kind,
+    check_names,
     observation_space,
     read_options,
     task_from_settings,
@@ -95,6 +96,7 @@ class PersonalEnv(gym.Env[Obs, Any]):
         if render_mode not in (None, *self.metadata["render_modes"]):
             modes = ", ".join(self.metadata["render_modes"])
             raise ValueError(f"render_mode must be one of {modes}, got {render_mode!r}")
+        check_names(settings)
         self.task: Task = task_from_settings(**settings)
         check_kind(observation, self.task, texts=texts)
         self.render_mode = render_mode

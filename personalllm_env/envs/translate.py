@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
+from inspect import signature
 from typing import Any, Literal
 
 import numpy as np
 from gymnasium import spaces
-from jaxtyping import Int
+from jaxtyping import Int, Shaped
 
 from personalllm_env.bank import ResponseBank, Split
 from personalllm_env.core import Fixed
@@ -32,7 +34,7 @@ def task_from_settings(
     feedback: FeedbackSpec | None = None,
     bank: ResponseBank | str = "synthetic",
     population: Population | None = None,
-    concentration: float | tuple[float, ...] | list[float] = 0.05,
+    concentration: float | tuple[float, ...] | list[float] | None = None,
     horizon: int = 50,
     split: Split = "train",
     user_split: Split = "all",
@@ -47,9 +49,11 @@ def task_from_settings(
     if feedback is None:
         feedback = "choice" if num_shown == 2 else "reward"
     if population is None:
-        several = isinstance(concentration, tuple | list)
-        laws = tuple(concentration) if several else concentration  # type: ignore[arg-type]
-        population = DirichletUsers(loaded.num_reward_models, laws)  # type: ignore[arg-type]
+        laws = 0.05 if concentration is None else concentration
+        laws = tuple(laws) if isinstance(laws, tuple | list) else laws
+        population = DirichletUsers(loaded.num_reward_models, laws)
+    elif concentration is not None:
+        raise ValueError("give a population or a concentration, not both")
     return Task(
         bank=loaded,
         population=population,
@@ -66,14 +70,27 @@ def task_from_settings(
     )
 
 
+def check_names(settings: Mapping[str, Any]) -> None:
+    """Raises ValueError for the first keyword that no environment has."""
+    known = sorted(signature(task_from_settings).parameters)
+    for name in settings:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1)
+            hint = f"did you mean {near[0]!r}? " if near else ""
+            raise ValueError(f"unknown setting {name!r}; {hint}known: {', '.join(known)}")
+
+
 def _drift(spec: Drift | str | Mapping[str, Mapping[str, Any]] | None) -> Drift | None:
     if spec is None or isinstance(spec, GradualDrift | SuddenDrift):
         return spec
-    named = {spec: {}} if isinstance(spec, str) else dict(spec)
-    if len(named) != 1 or not set(named) <= set(_DRIFTS):
+    named = {spec: {}} if isinstance(spec, str) else spec
+    if not isinstance(named, Mapping) or len(named) != 1 or not set(named) <= set(_DRIFTS):
         raise ValueError(f"drift must name one of {', '.join(_DRIFTS)}, got {spec!r}")
     [(name, settings)] = named.items()
-    return _DRIFTS[name](**settings)
+    try:
+        return _DRIFTS[name](**settings)
+    except TypeError as error:
+        raise ValueError(f"drift {name!r}: {error}") from None
 
 
 class AnyText(spaces.Text):
@@ -152,7 +169,7 @@ def read_options(options: Mapping[str, Any] | None, task: Task, num_rows: int) -
         if options.get(one) is not None and options.get(other) is not None:
             raise ValueError(f"reset options {one!r} and {other!r} exclude each other")
     if user is not None:
-        user = np.broadcast_to(_integers("user", user), (num_rows,))
+        user = _spread("user", _integers("user", user), (num_rows,))
     if weights is not None:
         if task.recognise:
             raise ValueError(
@@ -160,10 +177,20 @@ def read_options(options: Mapping[str, Any] | None, task: Task, num_rows: int) -
                 "with recognise=True give options['user']"
             )
         m = task.bank.num_reward_models
-        weights = check_weights(np.broadcast_to(np.asarray(weights, np.float64), (num_rows, m)))
+        given = np.asarray(weights, np.float64)
+        weights = check_weights(_spread("weights", given, (num_rows, m)))
     if prompts is not None:
         prompts = _check_prompts(prompts, task.bank.num_prompts)
     return Fixed(user, weights, prompts, options.get("split"))
+
+
+def _spread(option: str, given: Shaped[np.ndarray, "..."], shape: tuple[int, ...]) -> Any:
+    try:
+        return np.broadcast_to(given, shape)
+    except ValueError:
+        raise ValueError(
+            f"options[{option!r}] must be one for all or have shape {shape}, got {given.shape}"
+        ) from None
 
 
 def _check_prompts(prompts: Any, num_prompts: int) -> Int[np.ndarray, "T"]:

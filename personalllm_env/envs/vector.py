@@ -16,6 +16,7 @@ from personalllm_env.envs.buffers import Buffers
 from personalllm_env.envs.translate import (
     ObservationKind,
     check_kind,
+    check_names,
     observation_space,
     read_options,
     task_from_settings,
@@ -70,6 +71,7 @@ class PersonalVectorEnv(gym.vector.VectorEnv[Obs, Any, Any]):
             raise ValueError("the vector env does not render; make a single env to look at")
         if num_envs < 1:
             raise ValueError(f"num_envs must be at least 1, got {num_envs}")
+        check_names(settings)
         self.task: Task = task_from_settings(**settings)
         check_kind(observation, self.task, texts=False)
         self.num_envs, self.render_mode, self._kind = num_envs, None, observation
