@@ -169,7 +169,7 @@ def test_names_with_brackets_are_printed_as_they_are(bank_path):
         (["--out", "a-file"], ["a-file"]),
     ],
 )
-def test_errors_are_one_line(bank_path, arguments, words):
+def test_errors_are_one_line(bank_path, arguments, words, unchecked_shapes):
     Path("a-file").write_text("")
     refused(invoke("compare", "--bank", bank_path, *arguments), *words)
     assert not Path("results").exists() or not list(Path("results").iterdir())
