@@ -29,14 +29,16 @@ class Taste(NamedTuple):
     ridge: float  # how close to it others are: noise variance over taste variance
 
 
-def population_taste(database: Database) -> Taste:
+def population_taste(database: Database, num_stars: int = 5) -> Taste:
     """Fits the average taste by least squares and the spread around it by evidence.
 
     The marginal likelihood of a user's targets y given features X is that of
     N(X centre, s^2 (I + X X^T / ridge)) with the noise variance s^2 profiled out (MacKay,
     "Bayesian interpolation", Neural Computation 1992, for one hyper-parameter).
     """
-    seen = _history_evidence(database)
+    seen = _history_evidence(database, num_stars)
+    if not seen.known.any():
+        return Taste(np.zeros(seen.features.shape[1]), 10.0)
     x, y = seen.features[seen.known].astype(np.float64), seen.target[seen.known]
     gram = x.T @ x + 1e-3 * len(x) / x.shape[1] * np.eye(x.shape[1])
     centre = np.linalg.solve(gram, x.T @ y)
@@ -46,10 +48,10 @@ def population_taste(database: Database) -> Taste:
     return Taste(centre, float(_RIDGES[scores.argmax()]))
 
 
-def _history_evidence(database: Database) -> Evidence:
+def _history_evidence(database: Database, num_stars: int) -> Evidence:
     quiet = np.zeros(len(database.reward), dtype=bool)
     feedback = Feedback(database.reward, database.heard, database.said, quiet)
-    return evidence(database.offered, database.action, feedback)
+    return evidence(database.offered, database.action, feedback, num_stars)
 
 
 def _log_evidence(
@@ -80,7 +82,7 @@ class Popular:
 
     def fit(self, database: Database) -> None:
         """Learns the average taste."""
-        self._centre = population_taste(database).centre
+        self._centre = population_taste(database, self._prior.feedback.num_stars).centre
 
     def reset(self, num_users: int, rng: np.random.Generator) -> None:
         """Starts B new users."""
@@ -100,10 +102,11 @@ class _Learner:
 
     def __init__(self, prior: PriorKnowledge, ridge: float | None) -> None:
         self.num_shown, self._features, self._ridge = prior.num_shown, prior.num_features, ridge
+        self._num_stars = prior.feedback.num_stars
         self.belief = RidgeBelief(prior.num_features, ridge=10.0 if ridge is None else ridge)
 
     def fit(self, database: Database) -> None:
-        taste = population_taste(database)
+        taste = population_taste(database, self._num_stars)
         ridge = taste.ridge if self._ridge is None else self._ridge
         self.belief = RidgeBelief(self._features, ridge=ridge, centre=taste.centre)
 
@@ -112,7 +115,8 @@ class _Learner:
         self.belief.reset(num_users)
 
     def update(self, observation: Observation, action: Action, feedback: Feedback) -> None:
-        self.belief.update(evidence(observation.response_features, action, feedback))
+        x = observation.response_features
+        self.belief.update(evidence(x, action, feedback, self._num_stars))
 
 
 class EpsilonGreedy:

@@ -24,6 +24,7 @@ def evidence(
     response_features: Float[np.ndarray, "B K D"],
     action: Int[np.ndarray, "B S"],
     feedback: Feedback,
+    num_stars: int = 5,
 ) -> Evidence:
     """Turns what was said into one linear regression pair per user.
 
@@ -31,6 +32,9 @@ def evidence(
     and scaled to about unit size) on the mean features of what was shown; a choice (+1 or -1)
     on the difference of the two; a click (1) on the clicked minus the mean candidate, as in
     the least-squares form of a linear contextual duel.
+
+    Raises:
+        ValueError: If users speak through none of these channels.
     """
     rows = np.arange(len(action))
     shown = response_features[rows[:, None], action]
@@ -43,7 +47,10 @@ def evidence(
     elif "choice" in said:
         pair = shown[:, 0] - shown[:, 1], said["choice"]
     elif "stars" in said:
-        pair = mean_shown(shown), 0.7 * (said["stars"] - 3.0)
+        sd = ((num_stars**2 - 1) / 12) ** 0.5  # of a uniform number of stars
+        pair = mean_shown(shown), (said["stars"] - (num_stars + 1) / 2) / sd
+    elif "like" not in said:
+        raise ValueError(f"no linear reading of what is said through {', '.join(said)}")
     else:
         pair = mean_shown(shown), 2.0 * said["like"] - 1.0
     return Evidence(pair[0], pair[1], feedback.heard)

@@ -113,11 +113,7 @@ def compare(
         commands.show_comparison(result, task, console)
         commands.save_comparison(result, task, out, console)
     except KeyboardInterrupt:
-        done = sorted(path.name for path in out.iterdir())
-        if not done:
-            out.rmdir()
-        found = f"{out} holds {', '.join(done)}" if done else "nothing was written"
-        console.print(f"Interrupted; {found}.")
+        console.print(f"Interrupted; what was saved before is whole, in {out}.")
         raise typer.Exit(130) from None
 
 

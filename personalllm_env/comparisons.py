@@ -106,10 +106,11 @@ class Click:
     def say(self, served: Served, noise: Float[np.ndarray, "B"]) -> Float[np.ndarray, "B"]:
         """Returns the index clicked, by inversion of the cumulative probabilities."""
         utility = _candidates(served)
-        if self.temperature == 0:
-            return utility.argmax(axis=1).astype(np.float32)
-        logits = (utility - utility.max(axis=1, keepdims=True)) / self.temperature
-        mass = np.cumsum(np.exp(logits, dtype=np.float64), axis=1)
+        ahead = (utility - utility.max(axis=1, keepdims=True)).astype(np.float64)
+        if self.temperature == 0:  # equals are decided by a fair draw, as in the limit
+            mass = np.cumsum(ahead == 0, axis=1)
+        else:
+            mass = np.cumsum(np.exp(ahead / self.temperature), axis=1)
         clicked = (mass < noise[:, None] * mass[:, -1:]).sum(axis=1)
         return clicked.astype(np.float32)
 

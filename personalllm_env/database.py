@@ -39,6 +39,12 @@ class Database:
     prompt_features: Float[np.ndarray, "P D"]
     response_features: Float[np.ndarray, "P K D"]
 
+    def __post_init__(self) -> None:
+        for column in (self.user, self.prompt, self.action, self.reward, self.heard):
+            column.setflags(write=False)  # agents share it
+        for column in self.said.values():
+            column.setflags(write=False)
+
     @property
     def num_users(self) -> int:
         """How many users the history is of."""

@@ -92,6 +92,20 @@ class FeedbackModel:
     delay: int = 0
     leave: Leave | None = None
 
+    def __post_init__(self) -> None:
+        names = [channel.name for channel in self.channels]
+        if not names or len(set(names)) != len(names):
+            raise ValueError(f"feedback needs one or more different channels, got {names}")
+        check_range("delay", self.delay, 0)
+        if self.delay != int(self.delay):
+            raise ValueError(f"delay must be an integer, got {self.delay}")
+
+    @cached_property
+    def num_stars(self) -> int:
+        """How many stars a user can give; 5 where they give none."""
+        stars = [c for c in self.channels if isinstance(c, Stars)]
+        return len(stars[0].cuts) + 1 if stars else 5
+
     @cached_property
     def needs_candidates(self) -> bool:
         """Whether any channel compares all K responses."""
@@ -178,9 +192,6 @@ def feedback_model(spec: FeedbackSpec) -> FeedbackModel:
                 "feedback must be names, {name: settings}, or objects such as Like(), "
                 f"got {part!r}"
             )
-    names = [channel.name for channel in channels]
-    if not names or len(set(names)) != len(names):
-        raise ValueError(f"feedback needs one or more different channels, got {names}")
     delay = modifiers[Delay].interactions if Delay in modifiers else 0
     return FeedbackModel(tuple(channels), modifiers.get(Silence), delay, modifiers.get(Leave))
 

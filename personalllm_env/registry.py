@@ -10,7 +10,10 @@ from importlib.metadata import EntryPoint, entry_points
 from personalllm_env.runner import Entrant
 
 GROUP = "personalllm_env.agents"
-"""The entry-point group: a value is an agent class, or a mapping of names to "module:Class"."""
+"""The entry-point group: a value is an agent class, or a mapping called AGENTS of names to
+"module:Class"."""
+
+_REFERENCE = "personalllm_env.agents:AGENTS"
 
 
 class UnknownAgentError(LookupError):
@@ -20,14 +23,16 @@ class UnknownAgentError(LookupError):
 def agent_names() -> dict[str, EntryPoint | str]:
     """Returns every announced agent name and where its class is; nothing heavy is loaded.
 
-    Names in a mapping called AGENTS, such as the reference agents', win over others: nobody
-    else's package becomes the oracle by being installed.
+    The reference agents' names win over others': nobody else's package becomes the oracle by
+    being installed.
     """
-    points = entry_points(group=GROUP)
-    found: dict[str, EntryPoint | str] = {p.name: p for p in points if p.attr != "AGENTS"}
-    for point in points:
+    found: dict[str, EntryPoint | str] = {}
+    # Ours come last, and so win.
+    for point in sorted(entry_points(group=GROUP), key=lambda p: p.value == _REFERENCE):
         if point.attr == "AGENTS":  # a mapping of strings, cheap to load
             found.update(point.load())
+        else:
+            found[point.name] = point
     return found
 
 

@@ -179,18 +179,18 @@ def compare(
     for seed in seeds:
         database: Database | None = None
         for entrant in entrants:
-            if history_users and database is None:
-                database = record_history(task, num_users=history_users, seed=seed)
 
             def tick(num: int, name: str = entrant.name) -> None:
                 if progress is not None:
                     progress(name, num)
 
             try:
-                agent = entrant.agent_class(
-                    prior_for(entrant.agent_class, task), **entrant.settings
-                )
-                if database is not None and isinstance(agent, LearnsFromHistory):
+                prior = prior_for(entrant.agent_class, task, seed)
+                agent = entrant.agent_class(prior, **entrant.settings)
+                if history_users and isinstance(agent, LearnsFromHistory):
+                    database = database or record_history(
+                        task, num_users=history_users, seed=seed
+                    )
                     agent.fit(database)
                 done = run(agent, test, num_users=num_users, seed=seed, progress=tick)
             except Exception as error:

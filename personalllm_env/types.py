@@ -46,7 +46,7 @@ class Feedback(NamedTuple):
     reward: Float[np.ndarray, "B"]  # the number the user reports; 0 where silent
     heard: Bool[np.ndarray, "B"]  # whether the user said anything
     said: Mapping[str, Float[np.ndarray, "B"]]  # per channel, see feedback.py; 0 where silent
-    left: Bool[np.ndarray, "B"]  # the user leaves for good after this interaction
+    left: Bool[np.ndarray, "B"]  # the user leaves for good now, however late they speak
 
 
 class Diagnostics(NamedTuple):

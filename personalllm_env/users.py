@@ -90,10 +90,17 @@ class UserPopulation:
         object.__setattr__(self, "weights", check_weights(self.weights))
         for name in ("is_test", "community"):
             array = getattr(self, name)
-            if array is not None and array.shape != (len(self.weights),):
+            if array is None:
+                continue
+            if array.shape != (len(self.weights),):
                 raise ValueError(
                     f"{name} must have shape ({len(self.weights)},), got {array.shape}"
                 )
+            kept = array.copy()
+            kept.setflags(write=False)
+            object.__setattr__(self, name, kept)
+        if self.is_test is not None and self.is_test.dtype != np.bool_:
+            raise ValueError(f"is_test must be bool, got {self.is_test.dtype}")
 
     def __repr__(self) -> str:
         held = 0 if self.is_test is None else int(self.is_test.sum())
@@ -279,7 +286,9 @@ def _dirichlet(
     return weights
 
 
-def _last(num: int, num_test: int) -> Bool[np.ndarray, "U"]:
+def _last(num: int, num_test: int) -> Bool[np.ndarray, "U"] | None:
+    if num_test == 0:
+        return None
     if not 0 <= num_test < num:
         raise ValueError(f"num_test must be in 0..{num - 1}, got {num_test}")
     return np.arange(num) >= num - num_test

@@ -165,7 +165,12 @@ def said(**channels):
         # the most informative channel is used, whatever the order
         ([[0, 2], [0, 2]], {"choice": [1, -1], "reward": [4, 5]}, [[1.5, 1], [2, 2]], [4, 5]),
         ([[2], [0]], {"like": [1, 0], "click": [2, 1]}, [[1, 1], [2, 2]], [1, 1]),
-        ([[2], [0]], {"like": [1, 0], "stars": [1, 4]}, [[2, 2], [3, 1]], [-1.4, 0.7]),
+        (
+            [[2], [0]],
+            {"like": [1, 0], "stars": [1, 4]},
+            [[2, 2], [3, 1]],
+            [-(2**0.5), 0.5**0.5],
+        ),
     ],
 )
 def test_evidence_by_hand(action, channels, features, target):

@@ -599,3 +599,20 @@ def test_task_without_silence_equals_silence_of_probability_zero(tasks, name):
             assert np.array_equal(left.said[channel], right.said[channel])
         codes = [t.feedback.encode(f, 4) for t, f in ((dense, left), (sparse, right))]
         assert np.array_equal(*codes)
+
+
+def test_a_sharp_click_among_equals_is_a_fair_draw():
+    """4,000 users, four equal responses: each count within 5 binomial sd of 1,000."""
+    utility = np.zeros((4000, 4), np.float32)
+    utility[:, 0] = -1
+    served = Served(utility[:, :1], utility[:, 0], utility, np.zeros((4000, 1), np.int64))
+    noise = (np.arange(4000) + 0.5) / 4000
+    counts = np.bincount(Click(0.0).say(served, noise).astype(int), minlength=4)
+    assert counts[0] == 0
+    assert np.ptp(counts[1:]) <= 1
+
+
+@pytest.mark.parametrize("channels", [(), (Reward(0.0), Reward(5.0))])
+def test_a_model_checks_its_own_channels(channels):
+    with pytest.raises(ValueError, match="one or more different channels"):
+        FeedbackModel(channels)

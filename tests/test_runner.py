@@ -11,7 +11,7 @@ from personalllm_env.feedback import Delay, Leave, Reward, feedback_model
 from personalllm_env.runner import Entrant, compare, prior_for, run
 from personalllm_env.task import Task
 from personalllm_env.testing import tiny_bank
-from personalllm_env.users import DirichletUsers, UserPopulation
+from personalllm_env.users import DirichletUsers, UserPopulation, dirichlet_population
 
 BANK = tiny_bank()
 EXACT = Reward(noise_sd=0.0)
@@ -420,3 +420,35 @@ def test_names_must_differ():
     """Else one agent's runs would be filed under the other's name."""
     with pytest.raises(ValueError, match=r"different names.*'a'"):
         compare([Entrant("a", Spy, {}), Entrant("a", FirstSpy, {})], task_of(), seeds=(0,))
+
+
+def test_a_population_without_a_split_is_compared_whole():
+    from personalllm_env.registry import find_agent
+
+    bank = tiny_bank()
+    users = dirichlet_population(9, num_reward_models=bank.num_reward_models)
+    task = Task(bank, users, horizon=3)
+    done = compare([find_agent("popular")], task, seeds=[0], num_users=5, history_users=4)
+    assert done.runs["popular"][0].utility.shape == (5, 3)
+
+
+def test_a_history_of_silence_teaches_nothing():
+    from personalllm_env.registry import find_agent
+
+    bank = tiny_bank()
+    feedback = feedback_model(["reward", {"silence": {"probability": 1.0}}])
+    task = Task(bank, DirichletUsers(bank.num_reward_models), feedback, horizon=3)
+    agents = [find_agent(name) for name in ("popular", "linucb")]
+    done = compare(agents, task, seeds=[0], num_users=5, history_users=4)
+    assert set(done.runs) == {"popular", "linucb"}
+
+
+def test_agents_cannot_write_to_the_history_they_share():
+    from personalllm_env.database import record_history
+
+    bank = tiny_bank()
+    database = record_history(
+        Task(bank, DirichletUsers(bank.num_reward_models), horizon=3), num_users=4, seed=0
+    )
+    with pytest.raises(ValueError, match="read-only"):
+        database.reward[0] = 7

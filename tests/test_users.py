@@ -361,3 +361,12 @@ def test_drift_settings(wrong):
         GradualDrift(wrong)
     with pytest.raises(ValueError, match="probability must be in"):
         SuddenDrift(wrong)
+
+
+def test_a_split_is_of_bools_and_kept_as_it_was():
+    held = np.array([False, True, True])
+    population = UserPopulation(np.eye(3), is_test=held)
+    held[:] = False
+    assert population.users("test").tolist() == [1, 2]
+    with pytest.raises(ValueError, match="is_test must be bool, got int64"):
+        UserPopulation.__init__(population, np.eye(3), is_test=np.array([0, 1, 1]))

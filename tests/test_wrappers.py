@@ -133,7 +133,7 @@ def pair_of(kind, features, action, said):
     if kind == "like":
         return features[action], 2 * said[0] - 1
     if kind == "stars":
-        return features[action], 0.7 * (said[0] - 3)
+        return features[action], (said[0] - 3) / 2**0.5
     if kind == "choice":
         return features[action[0]] - features[action[1]], said[0]
     return features[said.argmax()] - features.mean(axis=0), 1.0
@@ -385,3 +385,17 @@ def test_specifications_make_the_wrapped_environment_again(name, saved):
         steps = [e.step(t % 4) for e in (env, *twins)]
         assert len({step[1] for step in steps}) == 1
         ones = [step[0] for step in steps]
+
+
+def test_the_caller_may_write_to_vector_observations():
+    task = TASKS["reward"]
+    env, twin = (
+        VectorAugmented(PersonalVectorEnv(3, bank=task.bank), [History(3), Belief()])
+        for _ in range(2)
+    )
+    obs, other = env.reset(seed=0)[0], twin.reset(seed=0)[0]
+    for _ in range(4):
+        for value in obs.values():
+            value[...] = 0
+        obs, other = env.step(np.array([0, 1, 2]))[0], twin.step(np.array([0, 1, 2]))[0]
+        assert data_equivalence(obs, other)

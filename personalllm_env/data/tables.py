@@ -15,9 +15,6 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv
-import pyarrow.json
-import pyarrow.parquet
 from jaxtyping import Float
 
 from personalllm_env.bank import BankError, ResponseBank, Texts

@@ -145,7 +145,8 @@ class Belief:
         said = self._task.feedback.decode(after["feedback"], self._task.bank.num_responses)
         heard = after["heard"][:, 0] > 0.5
         silent = np.zeros(len(heard), np.float32)
-        self._belief.update(evidence(features, did, Feedback(silent, heard, said, ~heard)))
+        told = Feedback(silent, heard, said, ~heard)
+        self._belief.update(evidence(features, did, told, self._task.feedback.num_stars))
 
     def view(self, now: Obs) -> Obs:
         """Returns the belief and its view of the present candidates."""

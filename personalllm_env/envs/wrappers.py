@@ -160,7 +160,8 @@ class VectorAugmented(VectorWrapper):
         return self._extend(obs), reward, terminated, truncated, info
 
     def _extend(self, obs: Obs) -> Obs:
-        self._before = obs
+        # A copy: the caller may write to what they are given.
+        self._before = {"response_features": obs["response_features"].copy()}
         return obs | {k: v for part in self._parts for k, v in part.view(obs).items()}
 
 
