@@ -137,6 +137,7 @@ def test_ridge_must_be_positive(ridge):
         RidgeBelief(D, ridge=ridge)
 
 
+ROOT = 2**0.5
 CANDIDATES = np.array(
     [[[1.0, 0.0], [0.0, 1.0], [2.0, 2.0]], [[3.0, 1.0], [5.0, 5.0], [1.0, 3.0]]], np.float32
 )
@@ -157,7 +158,7 @@ def said(**channels):
         # yes is +1, no is -1
         ([[2], [0]], {"like": [1, 0]}, [[2, 2], [3, 1]], [1, -1]),
         # three stars of five is nothing special; five are 1.4
-        ([[2], [0]], {"stars": [5, 3]}, [[2, 2], [3, 1]], [1.4, 0]),
+        ([[2], [0]], {"stars": [5, 3]}, [[2, 2], [3, 1]], [ROOT, 0]),
         # a choice is about the difference, first minus second
         ([[0, 2], [2, 1]], {"choice": [1, -1]}, [[-1, -2], [-4, -2]], [1, -1]),
         # a click: the clicked minus the mean of all, whatever was shown
@@ -169,7 +170,7 @@ def said(**channels):
             [[2], [0]],
             {"like": [1, 0], "stars": [1, 4]},
             [[2, 2], [3, 1]],
-            [-(2**0.5), 0.5**0.5],
+            [-ROOT, ROOT / 2],
         ),
     ],
 )

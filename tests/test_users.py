@@ -363,10 +363,10 @@ def test_drift_settings(wrong):
         SuddenDrift(wrong)
 
 
-def test_a_split_is_of_bools_and_kept_as_it_was():
+def test_a_split_is_of_bools_and_kept_as_it_was(unchecked_shapes):
     held = np.array([False, True, True])
     population = UserPopulation(np.eye(3), is_test=held)
     held[:] = False
     assert population.users("test").tolist() == [1, 2]
     with pytest.raises(ValueError, match="is_test must be bool, got int64"):
-        UserPopulation.__init__(population, np.eye(3), is_test=np.array([0, 1, 1]))
+        UserPopulation(np.eye(3), is_test=np.array([0, 1, 1]))
