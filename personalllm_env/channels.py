@@ -80,7 +80,7 @@ def only(encoded: Float[np.ndarray, "B 1"]) -> Float[np.ndarray, "B"]:
 
 
 def log_sigmoid(x: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
-    """Returns log(1 / (1 + exp(-x))); np.logaddexp says the same, ten times slower."""
+    """Returns log(1 / (1 + exp(-x))); np.logaddexp says the same, more slowly."""
     return np.minimum(x, 0) - np.log1p(np.exp(-np.abs(x)))
 
 
@@ -255,7 +255,7 @@ class Stars:
 
 
 def mean_shown(shown: Float[np.ndarray, "B S *J"]) -> Float[np.ndarray, "B *J"]:
-    """Returns the mean over what was shown; of one, that one (and ten times faster)."""
+    """Returns the mean over what was shown; of one, that one (without the cost of a mean)."""
     return shown[:, 0] if shown.shape[1] == 1 else shown.mean(axis=1)
 
 

@@ -35,6 +35,8 @@ class GradualDrift:
 class SuddenDrift:
     """The user becomes another one, once, before an interaction drawn uniformly from 1..T-1.
 
+    The other is drawn from the same population, and may by chance be the same user again.
+
     Attributes:
         probability: That this happens at all in an episode.
     """

@@ -140,8 +140,8 @@ def normal(
     """Returns standard normal numbers (float32) by inversion on a table of 65,536 quantiles.
 
     The law is discrete: its distribution function is within 2**-17 of the normal one
-    everywhere and no value exceeds ``MAX_NORMAL``. The table costs 1 ns a draw where
-    the exact inverse costs 11, and gives the same bits on every machine.
+    everywhere and no value exceeds ``MAX_NORMAL``. A look-up in the table is
+    much cheaper than the exact inverse, and gives the same bits on every machine.
     """
     words = bits(keys, purpose, num)
     np.right_shift(words, np.uint64(48), out=words)

@@ -14,7 +14,7 @@ _SMALL = 2**17  # bytes; below this a fresh array is as cheap (malloc maps large
 class Buffers:
     """Gathers rows of a table into arrays that the caller may keep.
 
-    A megabyte of fresh memory costs ten times the copy into it (the kernel zeroes its pages),
+    A megabyte of fresh memory costs several times the copy into it (the kernel zeroes pages),
     so arrays are handed out again when their reference count says that the caller has let go
     of them and of every view of them. Whoever keeps an observation keeps its memory. Where
     the interpreter counts differently, the count is merely too high and the array is fresh.

@@ -187,7 +187,7 @@ class PersonalVectorEnv(gym.vector.VectorEnv[Obs, Any, Any]):
         array = array.astype(np.int64, copy=False).reshape(self.num_envs, -1)
         # A negative number is a huge one when read as unsigned: one comparison for both ends.
         wrong = array.view(np.uint64) >= self._num_responses
-        if np.count_nonzero(wrong):  # a third of the time of any()
+        if np.count_nonzero(wrong):  # quicker than any()
             row = int(np.flatnonzero(wrong.any(axis=1))[0])
             raise ValueError(
                 f"actions must be in 0..{int(self._num_responses) - 1}; "
