@@ -113,7 +113,7 @@ def show_comparison(result: Comparison, task: Task, console: Console) -> None:
     """Prints the table, least regret first."""
     said = " + ".join(channel.name for channel in task.feedback.channels)
     title = f"{task.bank.name}: feedback {said}, {task.horizon} interactions per user"
-    table = Table(title=title, box=SIMPLE_HEAD)
+    table = Table(title=title, box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("agent", overflow="fold")
     rows = sorted(summarise(result), key=lambda r: r.regret.value)
     cells = [_cells(row) for row in rows]
