@@ -4,7 +4,9 @@ import gymnasium as gym
 
 import personalllm_env  # noqa: F401 - registers the environments
 
-env = gym.make("PersonalLLM/Select-v0", horizon=5, feedback=["like", "silence"])
+env = gym.make(
+    "PersonalLLM/Select-v0", horizon=5, feedback=["like", {"silence": {"probability": 0.5}}]
+)
 obs, info = env.reset(seed=0)
 print(f"8 responses with {obs['response_features'].shape[1]} features each")
 

@@ -84,6 +84,7 @@ def compare(
 ) -> None:
     """Runs agents on the same simulated users; prints a table and saves plots and columns."""
     from personalllm_env import commands
+    from personalllm_env.report import summarise
 
     try:
         entrants = commands.entrants(agent or DEFAULT_AGENTS, REFERENCES)
@@ -110,8 +111,9 @@ def compare(
             history_users=history,
             console=console,
         )
-        commands.show_comparison(result, task, console)
-        commands.save_comparison(result, task, out, console)
+        rows = summarise(result)
+        commands.show_comparison(rows, task, console)
+        commands.save_comparison(result, rows, task, out, console)
     except KeyboardInterrupt:
         console.print(f"Interrupted; what was saved before is whole, in {out}.")
         raise typer.Exit(130) from None

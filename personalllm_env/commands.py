@@ -26,7 +26,7 @@ from personalllm_env.data import load_bank
 from personalllm_env.decoding import decodable_share, linear_decoder
 from personalllm_env.envs.translate import task_from_settings
 from personalllm_env.registry import UnknownAgentError, agent_names, find_agent
-from personalllm_env.report import Estimate, Row, summarise, write_columns
+from personalllm_env.report import Estimate, Row, write_columns
 from personalllm_env.runner import Comparison, Entrant, compare, prior_for
 from personalllm_env.task import Task
 
@@ -109,13 +109,13 @@ def run_comparison(
     return result
 
 
-def show_comparison(result: Comparison, task: Task, console: Console) -> None:
+def show_comparison(rows: list[Row], task: Task, console: Console) -> None:
     """Prints the table, least regret first."""
     said = " + ".join(channel.name for channel in task.feedback.channels)
     title = f"{task.bank.name}: feedback {said}, {task.horizon} interactions per user"
     table = Table(title=title, box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("agent", overflow="fold")
-    rows = sorted(summarise(result), key=lambda r: r.regret.value)
+    rows = sorted(rows, key=lambda r: r.regret.value)
     cells = [_cells(row) for row in rows]
     for i, name in enumerate(("regret", "score", "gain", "best", "µs"), start=1):
         widest = max(len(line[i]) for line in cells)  # the name gives way, not the numbers
@@ -154,20 +154,22 @@ def _number(estimate: Estimate, digits: int) -> str:
     return f"{text} ±{(estimate.high - estimate.low) / 2:.{digits}f}"
 
 
-def save_comparison(result: Comparison, task: Task, out: Path, console: Console) -> None:
+def save_comparison(
+    result: Comparison, rows: list[Row], task: Task, out: Path, console: Console
+) -> None:
     """Writes columns, the summary and the plots into a folder."""
     from personalllm_env.plots import plot_learning_curves, plot_regret
 
     title = f"{task.bank.name}, {' + '.join(c.name for c in task.feedback.channels)}"
     write_columns(result, out / "columns.parquet")
-    _write_text(out / "summary.csv", _summary_csv(result))
+    _write_text(out / "summary.csv", _summary_csv(rows))
     plot_learning_curves(result, out / "learning_curves.png", title=title)
     plot_regret(result, out / "regret.png", title=title)
     names = "columns.parquet, summary.csv, learning_curves.png, regret.png"
     console.print(f"Saved to {out}: {names}", highlight=False, soft_wrap=True)
 
 
-def _summary_csv(result: Comparison) -> str:
+def _summary_csv(rows: list[Row]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     measures = ("regret", "score", "gain")
@@ -175,7 +177,7 @@ def _summary_csv(result: Comparison) -> str:
     writer.writerow(
         ["agent", "privileges", *(m + e for m in measures for e in ends), "best_picks", "us"]
     )
-    for row in summarise(result):
+    for row in rows:
         numbers = [x for m in measures for x in getattr(row, m)]
         writer.writerow(
             [row.agent, " ".join(row.privileges), *numbers, row.best_picks, row.microseconds]

@@ -10,9 +10,8 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt64
 
-from personalllm_env import streams
 from personalllm_env.bank import Split
-from personalllm_env.streams import Purpose
+from personalllm_env.streams import Purpose, bits, integers, uniform
 
 WEIGHTS_TOLERANCE = 1e-4
 """How far from 1 a user's weights may sum."""
@@ -140,7 +139,7 @@ class UserPopulation:
         """Draws rows of the split uniformly."""
         ids = self.users(split)
         purpose = Purpose.DRIFT if second else Purpose.USER
-        user = ids[streams.integers(keys, purpose, 1, len(ids))[0]]
+        user = ids[integers(keys, purpose, 1, len(ids))[0]]
         return DrawnUsers(user, self.weights[user])
 
     def sample(self, num: int, rng: np.random.Generator) -> Float[np.ndarray, "num M"]:
@@ -189,14 +188,14 @@ class DirichletUsers:
             (Purpose.DRIFT, Purpose.DRIFT_SIZE) if second else (Purpose.USER, Purpose.USER_SIZE)
         )
         m = self.num_reward_models
-        words = streams.bits(keys, kind, m + 1)
+        words = bits(keys, kind, m + 1)
         cell = (words[:m] >> np.uint64(48)).view(np.int64)
         which: Any = 0
         if len(self._concentrations) > 1:
             which = (words[m] % np.uint64(len(self._concentrations))).view(np.int64)
         log_gamma = self._log_quantiles[which, cell]
         shape = np.array(self._concentrations)[which]
-        log_gamma += np.log(streams.uniform(keys, size, m)) / shape
+        log_gamma += np.log(uniform(keys, size, m)) / shape
         weights = np.exp(log_gamma - log_gamma.max(axis=0))
         weights /= weights.sum(axis=0)
         user = np.full(len(keys), -1)
