@@ -49,9 +49,16 @@ def population_taste(database: Database, num_stars: int = 5) -> Taste:
 
 
 def _history_evidence(database: Database, num_stars: int) -> Evidence:
-    quiet = np.zeros(len(database.reward), dtype=bool)
-    feedback = Feedback(database.reward, database.heard, database.said, quiet)
-    return evidence(database.offered, database.action, feedback, num_stars)
+    parts = [
+        evidence(
+            database.inputs[database.prompt[rows]],
+            database.action[rows],
+            database.feedback(rows),
+            num_stars,
+        )
+        for rows in database.blocks()
+    ]
+    return Evidence(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
 
 
 def _log_evidence(
@@ -64,9 +71,9 @@ def _log_evidence(
         float(residual @ residual),
     )
     for rows in np.split(np.arange(len(user)), np.flatnonzero(np.diff(user)) + 1):
-        values, vectors = np.linalg.eigh(x[rows].T @ x[rows])
-        projected = vectors.T @ (x[rows].T @ residual[rows])
-        shrunk = _RIDGES[:, None] + np.maximum(values, 0)
+        left, singular, _ = np.linalg.svd(x[rows], full_matrices=False)
+        projected = singular * (left.T @ residual[rows])
+        shrunk = _RIDGES[:, None] + singular**2
         fit += (projected**2 / shrunk).sum(axis=1)
         log_det += np.log(shrunk / _RIDGES[:, None]).sum(axis=1)
     return -0.5 * len(user) * np.log((total - fit) / len(user)) - 0.5 * log_det
@@ -78,7 +85,7 @@ class Popular:
     privileges: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(self, prior: PriorKnowledge) -> None:
-        self._prior, self._centre = prior, np.zeros(prior.num_features)
+        self._prior, self._centre = prior, np.zeros(prior.num_inputs)
 
     def fit(self, database: Database) -> None:
         """Learns the average taste."""
@@ -90,7 +97,7 @@ class Popular:
 
     def act(self, observation: Observation) -> Action:
         """Returns the response the average user likes best."""
-        values = observation.response_features @ self._centre
+        values = observation.inputs @ self._centre
         return only_best(values, self._prior.num_shown, self._rng)
 
     def update(self, observation: Observation, action: Action, feedback: Feedback) -> None:
@@ -101,21 +108,21 @@ class _Learner:
     """The belief that the agents below share by composition."""
 
     def __init__(self, prior: PriorKnowledge, ridge: float | None) -> None:
-        self.num_shown, self._features, self._ridge = prior.num_shown, prior.num_features, ridge
+        self.num_shown, self._inputs, self._ridge = prior.num_shown, prior.num_inputs, ridge
         self._num_stars = prior.feedback.num_stars
-        self.belief = RidgeBelief(prior.num_features, ridge=10.0 if ridge is None else ridge)
+        self.belief = RidgeBelief(prior.num_inputs, ridge=10.0 if ridge is None else ridge)
 
     def fit(self, database: Database) -> None:
         taste = population_taste(database, self._num_stars)
         ridge = taste.ridge if self._ridge is None else self._ridge
-        self.belief = RidgeBelief(self._features, ridge=ridge, centre=taste.centre)
+        self.belief = RidgeBelief(self._inputs, ridge=ridge, centre=taste.centre)
 
     def reset(self, num_users: int, rng: np.random.Generator) -> None:
         self.rng = rng
         self.belief.reset(num_users)
 
     def update(self, observation: Observation, action: Action, feedback: Feedback) -> None:
-        x = observation.response_features
+        x = observation.inputs
         self.belief.update(evidence(x, action, feedback, self._num_stars))
 
 
@@ -141,7 +148,7 @@ class EpsilonGreedy:
     def act(self, observation: Observation) -> Action:
         """Returns the greedy responses, or random ones."""
         learner = self._learner
-        values = learner.belief.values(observation.response_features)
+        values = learner.belief.values(observation.inputs)
         explore = learner.rng.random(len(values)) < self._epsilon
         values[explore] = 0.0
         return best(values, learner.num_shown, learner.rng)
@@ -173,7 +180,7 @@ class LinUCB:
 
     def act(self, observation: Observation) -> Action:
         """Returns the responses with the highest bounds."""
-        learner, x = self._learner, observation.response_features.astype(np.float64)
+        learner, x = self._learner, observation.inputs.astype(np.float64)
         values = learner.belief.values(x)
         if learner.num_shown == 1:
             values += self._exploration * learner.belief.widths(x)
@@ -208,7 +215,7 @@ class LinearThompson:
 
     def act(self, observation: Observation) -> Action:
         """Returns the best responses under independent draws."""
-        learner, x = self._learner, observation.response_features
+        learner, x = self._learner, observation.inputs
         tastes = learner.belief.sample(self._scale, learner.rng, learner.num_shown)
         values = np.einsum("bkd,bsd->bsk", x, tastes)
         return np.hstack([best(values[:, s], 1, learner.rng) for s in range(values.shape[1])])

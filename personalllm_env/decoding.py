@@ -21,6 +21,22 @@ def linear_decoder(bank: ResponseBank) -> Float[np.ndarray, "D M"]:
     return np.linalg.lstsq(x, y, rcond=1e-6)[0]
 
 
+def decoder_residual(
+    bank: ResponseBank, decoder: Float[np.ndarray, "D M"], num: int, rng: np.random.Generator
+) -> Float[np.ndarray, "n M"]:
+    """Returns what ``decoder`` leaves of the scores of up to ``num`` random train responses.
+
+    It is ``scores - features @ decoder``, the prompts' own level included: what somebody who
+    knows the decoder still does not know of a score.
+    """
+    rows = bank.prompts("train")
+    k = bank.num_responses
+    flat = rng.choice(len(rows) * k, size=min(num, len(rows) * k), replace=False)
+    prompt, response = rows[flat // k], flat % k
+    known = bank.response_features[prompt, response].astype(np.float64) @ decoder
+    return np.asarray(bank.scores[prompt, response] - known)
+
+
 def decodable_share(
     bank: ResponseBank, decoder: Float[np.ndarray, "D M"], split: Split = "test"
 ) -> Float[np.ndarray, "M"]:

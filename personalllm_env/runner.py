@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from personalllm_env.database import Database, record_history
-from personalllm_env.decoding import linear_decoder
+from personalllm_env.decoding import decoder_residual, linear_decoder
 from personalllm_env.session import Session, hush
 from personalllm_env.streams import derived_seed
 from personalllm_env.task import Task
@@ -26,6 +26,7 @@ from personalllm_env.types import (
 )
 
 _PRIOR_SAMPLE = 4096  # users shown to agents that may know the population
+_RESIDUALS = 2000  # responses whose undecodable part is shown to agents that may know it
 
 
 class Run(NamedTuple):
@@ -122,7 +123,10 @@ def prior_for(agent_class: type, task: Task, seed: int = 0) -> PriorKnowledge:
         rng = np.random.default_rng(derived_seed(seed, "prior sample"))
         prior = replace(prior, population=task.population.sample(_PRIOR_SAMPLE, rng))
     if "decoder" in privileges:
-        prior = replace(prior, decoder=linear_decoder(task.bank))
+        decoder = linear_decoder(task.bank)
+        rng = np.random.default_rng(derived_seed(seed, "residual sample"))
+        residual = decoder_residual(task.bank, decoder, _RESIDUALS, rng)
+        prior = replace(prior, decoder=decoder, residual=residual)
     return prior
 
 

@@ -108,4 +108,6 @@ class Task:
             feedback=self.feedback,
             responders=self.bank.responders,
             shuffled=self.shuffle,
+            white_box=self.white_box,
+            drift=self.drift,
         )

@@ -5,6 +5,7 @@ Axis letters used in every shape of this package:
   B  rows (episodes in parallel)   U  users          P  prompts
   K  responses per prompt          S  shown at once  M  reward models
   D  feature dimensions            T  interactions per episode (the horizon)
+  I  inputs per response: D, or M in a white-box task
   N  interactions in a history of other users
 """
 
@@ -19,6 +20,7 @@ from jaxtyping import Bool, Float, Int
 
 if TYPE_CHECKING:
     from personalllm_env.database import Database
+    from personalllm_env.drift import Drift
     from personalllm_env.feedback import FeedbackModel
 
 Action: TypeAlias = Int[np.ndarray, "B S"]
@@ -38,6 +40,11 @@ class Observation(NamedTuple):
     user: Int[np.ndarray, "B"] | None = None  # identity, where users can be recognised
     scores: Float[np.ndarray, "B K M"] | None = None
     weights: Float[np.ndarray, "B M"] | None = None
+
+    @property
+    def inputs(self) -> Float[np.ndarray, "B K I"]:
+        """What an honest agent judges candidates by: scores where it is shown them."""
+        return self.response_features if self.scores is None else self.scores
 
 
 class Feedback(NamedTuple):
@@ -61,7 +68,7 @@ class PriorKnowledge:
     """What an agent's constructor may know of the task.
 
     ``population`` and ``decoder`` are None unless the agent's class names them in
-    ``privileges``.
+    ``privileges``; ``residual`` comes with the decoder.
     """
 
     num_responses: int
@@ -72,8 +79,16 @@ class PriorKnowledge:
     feedback: FeedbackModel  # which channels there are, and how noisy
     responders: tuple[str, ...]
     shuffled: bool  # whether the responses come in a new order at each interaction
+    white_box: bool = False  # whether everybody sees the scores of the candidates
+    drift: Drift | None = None  # how users change within an episode
     population: Float[np.ndarray, "U M"] | None = None  # a sample of users from the prior
     decoder: Float[np.ndarray, "D M"] | None = None  # best linear map, features to scores
+    residual: Float[np.ndarray, "n M"] | None = None  # a sample of scores - features @ decoder
+
+    @property
+    def num_inputs(self) -> int:
+        """I: how many numbers ``Observation.inputs`` has per response."""
+        return self.num_reward_models if self.white_box else self.num_features
 
 
 PRIVILEGES = frozenset({"scores", "weights", "population", "decoder"})

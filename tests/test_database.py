@@ -52,7 +52,7 @@ def test_sorted_by_user_and_then_by_time():
     session.begin(derived_seed(3, "history"))
     expected = session.episodes.prompt[:6].T
     np.testing.assert_array_equal(database.prompt.reshape(9, 6), expected)
-    np.testing.assert_array_equal(database.offered, BANK.response_features[database.prompt])
+    np.testing.assert_array_equal(database.inputs, BANK.response_features)
 
 
 @pytest.mark.parametrize("shuffle", [False, True])

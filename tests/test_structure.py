@@ -23,6 +23,7 @@ LAYERS = (
     ("runner",),
     ("registry", "report", "testing", "curves"),
     ("plots",),
+    ("benchmark",),
     ("commands",),
     ("cli",),
     ("__main__",),

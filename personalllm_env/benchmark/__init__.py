@@ -1,0 +1,1 @@
+"""The benchmark: tracks, the cells they are measured in, statistics and the report."""
