@@ -11,7 +11,7 @@ from personalllm_env.runner import Entrant
 
 GROUP = "personalllm_env.agents"
 """The entry-point group: a value is an agent class, or a mapping called AGENTS of names to
-"module:Class"."""
+"module:Class", or "module:Class@setting=value" for a variant."""
 
 _REFERENCE = "personalllm_env.agents:AGENTS"
 
@@ -56,7 +56,11 @@ def find_agent(spec: str) -> Entrant:
         raise UnknownAgentError(
             f"no agent is called {name!r}; {hint}known: {', '.join(known)}, or module:Class"
         )
-    return Entrant(spec, _load(where), _settings(spec, tail))
+    own: dict[str, object] = {}
+    if isinstance(where, str):
+        where, _, given = where.partition("@")  # a name may stand for a variant of a class
+        own = _settings(spec, given)
+    return Entrant(spec, _load(where), own | _settings(spec, tail))
 
 
 def _load(where: EntryPoint | str) -> type:

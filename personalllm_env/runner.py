@@ -6,6 +6,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import cache, partial
 from typing import NamedTuple
 
 import numpy as np
@@ -36,6 +37,8 @@ class Run(NamedTuple):
     regret: Float[np.ndarray, "B T"]  # best utility minus that; goes on after they have left
     present: Bool[np.ndarray, "B T"]  # whether the user was still there
     seconds: float  # spent inside the agent (act and update)
+    fit_seconds: float = 0.0  # spent learning from the history
+    memory_mb: float = float("nan")  # peak above what the process held before, if measured
 
 
 Progress = Callable[[int], None]
@@ -138,6 +141,43 @@ class Entrant(NamedTuple):
     settings: dict[str, object]
 
 
+def measure(
+    entrant: Entrant,
+    task: Task,
+    history: Callable[[], Database | None],
+    *,
+    num_users: int,
+    seed: int,
+    progress: Progress | None = None,
+) -> Run:
+    """Builds an agent, lets it learn from others' history if it can, and runs it.
+
+    Args:
+        entrant: The agent.
+        task: What it is measured on.
+        history: Called if the agent has ``fit``; None for no history.
+        num_users: Users it meets.
+        seed: Of the users, and of the agent.
+        progress: As for ``run``.
+
+    Raises:
+        Exception: The agent's own, with a note that names it.
+    """
+    try:
+        prior = prior_for(entrant.agent_class, task, seed)
+        agent = entrant.agent_class(prior, **entrant.settings)
+        fit_seconds = 0.0
+        if isinstance(agent, LearnsFromHistory) and (database := history()) is not None:
+            start = time.perf_counter()
+            agent.fit(database)
+            fit_seconds = time.perf_counter() - start
+        done = run(agent, task, num_users=num_users, seed=seed, progress=progress)
+    except Exception as error:
+        error.add_note(f"agent {entrant.name!r}; testing.check_agent tells more")
+        raise
+    return done._replace(fit_seconds=fit_seconds)
+
+
 @dataclass(frozen=True)
 class Comparison:
     """What several agents did for the same users, prompts and noise.
@@ -181,25 +221,18 @@ def compare(
     test = replace(task, split="test", user_split="test" if has_split else task.user_split)
     runs: dict[str, list[Run]] = {entrant.name: [] for entrant in entrants}
     for seed in seeds:
-        database: Database | None = None
+
+        @cache  # once per seed, and only if anybody asks
+        def history(seed: int = seed) -> Database | None:
+            if history_users == 0:
+                return None
+            return record_history(task, num_users=history_users, seed=seed)
+
         for entrant in entrants:
-
-            def tick(num: int, name: str = entrant.name) -> None:
-                if progress is not None:
-                    progress(name, num)
-
-            try:
-                prior = prior_for(entrant.agent_class, task, seed)
-                agent = entrant.agent_class(prior, **entrant.settings)
-                if history_users and isinstance(agent, LearnsFromHistory):
-                    database = database or record_history(
-                        task, num_users=history_users, seed=seed
-                    )
-                    agent.fit(database)
-                done = run(agent, test, num_users=num_users, seed=seed, progress=tick)
-            except Exception as error:
-                error.add_note(f"agent {entrant.name!r}; testing.check_agent tells more")
-                raise
+            tick = None if progress is None else partial(progress, entrant.name)
+            done = measure(
+                entrant, test, history, num_users=num_users, seed=seed, progress=tick
+            )
             runs[entrant.name].append(done)
     privileges = {e.name: tuple(sorted(e.agent_class.privileges)) for e in entrants}  # type: ignore[attr-defined]
     return Comparison(runs, privileges, seeds)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -91,6 +91,7 @@ class Track:
         if self.population is None:
             return None
         [(kind, given)] = self.population.items()
+        makers: dict[str, Callable[..., UserPopulation]]
         makers = {"dirichlet": dirichlet_population, "communities": clustered_population}
         settings = {
             **given,
