@@ -15,7 +15,6 @@ from personalllm_env.channels import check_range
 from personalllm_env.database import Database
 from personalllm_env.types import Action, Feedback, Observation, PriorKnowledge
 
-_MIXTURE_SEED = 0x7A57E  # where a fit starts is no source of luck
 _EXPLORE = ("greedy", "thompson", "ucb")
 
 
@@ -54,7 +53,7 @@ class EmpiricalBayes:
         width: float = 0.5,
         rank: int = 10,
         memory: float | None = None,
-        most_users: int = 1000,
+        most_users: int = 2000,
     ) -> None:
         if explore not in _EXPLORE:
             raise ValueError(f"explore must be one of {', '.join(_EXPLORE)}, got {explore!r}")
@@ -83,8 +82,7 @@ class EmpiricalBayes:
             return
         self._lens = make_lens(self._prior, database)
         histories = gather(database, self._lens, self._most_users)
-        rng = np.random.default_rng(_MIXTURE_SEED)
-        taste = fit_taste(histories, rank=self._rank, components=self._components, rng=rng)
+        taste = fit_taste(histories, rank=self._rank, components=self._components)
         self._belief = MixtureBelief(taste, self._memory)
         if database.identity is not None:
             self._keep_histories(database, taste)

@@ -94,7 +94,7 @@ def make_lens(prior: PriorKnowledge, database: Database | None) -> Lens:
 
 
 class Histories(NamedTuple):
-    """What U users said, padded to the longest history: silence and padding have weight 0."""
+    """What U users said, without the silences, padded with zeros to whoever said most."""
 
     lines: Float[np.ndarray, "U N J A"]
     target: Float[np.ndarray, "U N"] | None
@@ -106,24 +106,24 @@ def gather(database: Database, lens: Lens, most_users: int) -> Histories:
     few = database.user < most_users
     num = int(few.sum())  # sorted by user
     parts = []
-    for rows in database.blocks():
-        rows = slice(rows.start, min(rows.stop, num))
+    for block in database.blocks():
+        rows = slice(block.start, min(block.stop, num))
         if rows.start < num:
             inputs = database.inputs[database.prompt[rows]]
             parts.append(lens.hear(inputs, database.action[rows], database.feedback(rows)))
     lines = np.concatenate([part.lines for part in parts])
     known = np.concatenate([part.known for part in parts])
-    user = database.user[:num]
-    first = np.searchsorted(user, np.arange(user[-1] + 1))
-    nth = np.arange(num) - first[user]
-    shape = (int(user[-1]) + 1, int(nth.max()) + 1)
+    user = database.user[:num][known]
+    first = np.searchsorted(user, user)  # silence takes no room
+    nth = np.arange(len(user)) - first
+    shape = (int(database.user[num - 1]) + 1, int(nth.max(initial=0)) + 1)
     padded = np.zeros((*shape, *lines.shape[1:]))
-    padded[user, nth] = lines * known[:, None, None]
-    weight = np.zeros(shape, dtype=bool)
-    weight[user, nth] = known
+    padded[user, nth] = lines[known]
+    spoke = np.zeros(shape, dtype=bool)
+    spoke[user, nth] = True
     target = None
     if not lens.picks:
         target = np.zeros(shape)
         said = np.concatenate([part.target for part in parts if part.target is not None])
-        target[user, nth] = said * known
-    return Histories(padded, target, weight)
+        target[user, nth] = said[known]
+    return Histories(padded, target, spoke)

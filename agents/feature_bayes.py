@@ -1,0 +1,230 @@
+"""Exact Bayes on the user's weights, for who sees features: the limit of feature agents."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from personalllm_env.agents.particles import ParticleFilter
+from personalllm_env.agents.residual import (
+    Rule,
+    blunted,
+    click_slopes,
+    difference,
+    gauss_rule,
+    mean_of,
+)
+from personalllm_env.channels import Channel, Served, check_range, mean_shown
+from personalllm_env.types import Action, Feedback, Observation, PriorKnowledge
+
+_CELLS = 2**20  # of a likelihood held at a time
+_MOST_RESIDUALS = 500  # for nodes that are found anew at every interaction
+
+
+class FeatureBayes:
+    """Bayes over the user's weights, by one who sees features and knows all laws but the user.
+
+    It knows a sample of the true prior, the best linear map from features to scores, and the
+    law of what that map leaves, the residual. The likelihood of what was said is the
+    channels' own, averaged over the unknown residuals of the responses it is about; the best
+    decoded utility under the posterior mean is shown (or, with ``thompson``, under a draw).
+
+    Which averages are exact, up to the number of particles and nodes:
+
+    - reward, like and stars: one residual (for two responses, their mean's), by Gauss
+      quadrature per particle (``residual.gauss_rule``). Several of them at once share it.
+    - a choice between two: the difference of two independent residuals, likewise.
+    - a click on one of K: approximate, a softmax of fitted slope (``residual.click_slopes``).
+    - choices or clicks besides the others: approximate, their residuals taken as independent.
+
+    Residuals are taken to be independent of features and of each other. So it is no limit
+    where a prompt recurs (``prompts_per_episode``): there the residual stays, and what was
+    said about a response tells of that response beyond its features. In a white-box task
+    scores are seen, there is no residual, and this is ``ParticleBayes``.
+
+    Args:
+        prior: What is known of the task, with population, decoder and residual.
+        thompson: Whether to draw users instead of averaging.
+        exploration: In a duel, how many posterior sds of being better than the first count
+            towards being the second.
+        num_particles: How many of the sample of users are used (at most all of it).
+        num_nodes: Of the quadrature; more for channels sharper than a third of the residual.
+    """
+
+    privileges: ClassVar[frozenset[str]] = frozenset({"population", "decoder"})
+
+    def __init__(
+        self,
+        prior: PriorKnowledge,
+        *,
+        thompson: bool = False,
+        exploration: float = 1.0,
+        num_particles: int = 2048,
+        num_nodes: int = 8,
+    ) -> None:
+        check_range("exploration", exploration, 0)
+        check_range("num_nodes", num_nodes, 1)
+        if prior.population is None or prior.decoder is None or prior.residual is None:
+            raise ValueError("feature Bayes needs prior.population, .decoder and .residual")
+        self._prior, self._thompson, self._exploration = prior, thompson, exploration
+        self._filter = ParticleFilter(prior, min(num_particles, len(prior.population)))
+        self._decoder = prior.decoder.astype(np.float32)
+        self._likelihood = ResidualLikelihood(prior, num_nodes)
+
+    def reset(self, num_users: int, rng: np.random.Generator) -> None:
+        """Starts B new users, all particles equally likely."""
+        self._rng = rng
+        self._filter.reset(num_users)
+
+    def posterior(self) -> Float[np.ndarray, "B J"]:
+        """Returns the probability of each particle, per user."""
+        return self._filter.posterior()
+
+    def act(self, observation: Observation) -> Action:
+        """Returns the responses of highest decoded utility under the posterior."""
+        return self._filter.choose(
+            self._decode(observation),
+            self._prior.num_shown,
+            self._rng,
+            thompson=self._thompson,
+            exploration=self._exploration,
+        )
+
+    def update(self, observation: Observation, action: Action, feedback: Feedback) -> None:
+        """Multiplies the particles' probabilities by the likelihood of what was said."""
+        rows = np.flatnonzero(feedback.heard)
+        if len(rows) == 0:
+            self._filter.condition(rows, 0.0)
+            return
+        particles = self._filter.particles(self._filter.heard)
+        decoded = self._decode(observation)[rows]
+        said = {name: value[rows] for name, value in feedback.said.items()}
+        self._filter.condition(rows, self._likelihood(said, decoded, action[rows], particles))
+
+    def _decode(self, observation: Observation) -> Float[np.ndarray, "B K M"]:
+        if observation.scores is not None:
+            return observation.scores
+        return observation.response_features @ self._decoder
+
+
+class ResidualLikelihood:
+    """The probability of what was said given decoded scores, per particle.
+
+    Args:
+        prior: What is known of the task. In a white-box task its residual counts as 0.
+        num_nodes: Of the quadrature.
+
+    Raises:
+        ValueError: If users compare all candidates in a way that has no ``temperature``.
+    """
+
+    def __init__(self, prior: PriorKnowledge, num_nodes: int) -> None:
+        assert prior.residual is not None, "the caller checks"
+        self._prior, self._num_nodes = prior, num_nodes
+        self._residual = prior.residual.astype(np.float64)
+        if prior.white_box:
+            self._residual = np.zeros((1, self._residual.shape[1]))
+        channels = prior.feedback.channels
+        self._clicks = [c for c in channels if c.needs_candidates]
+        self._choices = [c for c in channels if c.num_shown == 2 and not c.needs_candidates]
+        self._levels = [c for c in channels if c not in (*self._clicks, *self._choices)]
+        for channel in self._clicks:
+            if not hasattr(channel, "temperature"):
+                raise ValueError(
+                    f"feature Bayes takes what compares all responses for a softmax with a "
+                    f"temperature, which channel {channel.name!r} has not"
+                )
+        self._seen: Float[np.ndarray, "J M"] | None = None
+        self._factors: list[Float[np.ndarray, "J"] | float] | None = None
+
+    def __call__(
+        self,
+        said: Mapping[str, Float[np.ndarray, "b"]],
+        decoded: Float[np.ndarray, "b K M"],
+        action: Int[np.ndarray, "b S"],
+        particles: Float[np.ndarray, "J M"],
+    ) -> Float[np.ndarray, "b J"]:
+        """Returns log p(said | particle) up to a constant, residuals averaged out."""
+        if self._seen is not particles:
+            self._prepare(particles)
+        total = np.empty((len(action), len(particles)), np.float32)
+        alone = (action == action[:, :1]).all(axis=1)
+        size = max(1, _CELLS // (len(particles) * self._num_nodes))
+        for same in (True, False):
+            rows = np.flatnonzero(alone == same)
+            for start in range(0, len(rows), size):
+                part = rows[start : start + size]
+                heard = {name: value[part] for name, value in said.items()}
+                shown = np.take_along_axis(decoded[part], action[part, :, None], axis=1)
+                shown = shown @ particles.T
+                served = Served(shown, mean_shown(shown), None, action[part])
+                if self._clicks:
+                    served = served._replace(candidates=decoded[part] @ particles.T)
+                total[part] = self._block(heard, served, same)
+        return total
+
+    def _block(
+        self, said: Mapping[str, Float[np.ndarray, "b"]], served: Served, same: bool
+    ) -> Float[np.ndarray, "b J"]:
+        """Adds up what the groups of channels say; ``same`` if one response was all shown."""
+        total = np.zeros_like(served.utility)
+        if self._levels:
+            total += averaged(self._levels, said, served, self._one if same else self._mean)
+        if self._choices and not same:  # between a response and itself a coin decides
+            total += averaged(self._choices, said, served, self._difference)
+        for channel, factor in zip(self._clicks, self._factors or (), strict=True):
+            assert served.candidates is not None, "the caller honours needs_candidates"
+            softened = served._replace(candidates=served.candidates * factor)
+            total += channel.log_likelihood(said[channel.name], softened)
+        return total
+
+    def _prepare(self, particles: Float[np.ndarray, "J M"]) -> None:
+        """Finds nodes and factors. Where particles move nodes are found again each time."""
+        moved, self._seen = self._seen is not None, particles
+        residual = self._residual[:_MOST_RESIDUALS] if moved else self._residual
+        num_shown, g = self._prior.num_shown, self._num_nodes
+        if self._levels:
+            self._one = self._mean = gauss_rule(residual, particles, g)
+            if num_shown > 1:
+                self._mean = gauss_rule(mean_of(residual, num_shown), particles, g)
+        if self._choices:
+            self._difference = gauss_rule(difference(residual), particles, g)
+        if self._factors is None:  # which hardly differ between particles
+            self._factors = [self._factor(channel, particles) for channel in self._clicks]
+
+    def _factor(
+        self, channel: Channel, particles: Float[np.ndarray, "J M"]
+    ) -> Float[np.ndarray, "J"] | float:
+        if self._prior.white_box:
+            return 1.0
+        temperature = max(float(getattr(channel, "temperature")), 0.01)  # the channel's floor
+        rng, k = np.random.default_rng(0), self._prior.num_responses
+        return temperature * click_slopes(self._residual, particles, k, temperature, rng)
+
+
+def averaged(
+    channels: Sequence[Channel],
+    said: Mapping[str, Float[np.ndarray, "b"]],
+    served: Served,
+    rule: Rule,
+) -> Float[np.ndarray, "b J"]:
+    """Returns the logarithm of the channels' joint likelihood, averaged over a rule's nodes.
+
+    A node moves the first response shown, and the mean utility, by the same: what depends on
+    one of these two, or on the difference of two responses, sees it rightly.
+    """
+    channels = [blunted(channel, rule) for channel in channels]
+    logs = np.empty((len(rule.nodes), *served.utility.shape), np.float32)
+    shown = served.shown.copy()
+    for g, node in enumerate(rule.nodes):
+        np.add(served.shown[:, 0], node, out=shown[:, 0])
+        moved = Served(shown, served.utility + node, None, served.action)
+        logs[g] = sum(c.log_likelihood(said[c.name], moved) for c in channels)
+    top = logs.max(axis=0)
+    np.exp(np.subtract(logs, top, out=logs), out=logs)
+    # A node of no weight may be the only one that explains what was said.
+    mass = np.maximum(np.einsum("gbj,gj->bj", logs, rule.weights), np.float32(1e-30))
+    return top + np.log(mass)

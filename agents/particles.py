@@ -1,0 +1,162 @@
+"""A sample of possible users and how likely each is: the filter that exact Bayes runs on."""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from personalllm_env.agents.choosing import best
+from personalllm_env.core import utilities
+from personalllm_env.types import Action, PriorKnowledge
+
+
+class ParticleFilter:
+    """How likely each of J possible users is, per row; exact up to their number.
+
+    Users who suddenly change are followed exactly. The change comes before interaction c with
+    probability p / (T - 1) for c = 1..T-1, and the new user is an independent draw. So what
+    was said up to now, with user j now, has the probability
+
+        P(no change yet) L(j) + A(j),   A(j) = sum over c of P(c) mean(L before c) L(j, from c)
+
+    up to a constant, where L is the likelihood; A has a recursion (Fearnhead & Liu, JRSS B
+    2007, for change points in general), so nothing is summed twice. Of users who drift
+    gradually a particle is a pair, where they come from and where they go, and its weights
+    follow the line between the two.
+
+    Late feedback is exact too, as long as ``condition`` is called once per interaction, in
+    order: it counts them, and ``posterior`` looks ahead from the last that was heard about to
+    the one at hand.
+
+    Args:
+        prior: What is known of the task, with a sample of the population.
+        num_particles: J, or None for the whole sample.
+
+    Raises:
+        ValueError: If there is no sample, or it is smaller than ``num_particles``.
+    """
+
+    def __init__(self, prior: PriorKnowledge, num_particles: int | None = None) -> None:
+        if prior.population is None:
+            raise ValueError("exact Bayes needs prior.population, a sample of users")
+        if num_particles is not None and not 1 <= num_particles <= len(prior.population):
+            raise ValueError(
+                f"num_particles must be in 1..{len(prior.population)}, the size of the sample "
+                f"of users, got {num_particles}"
+            )
+        self._start = prior.population[:num_particles].astype(np.float32)
+        self._end = np.roll(self._start, 1, axis=0)
+        self._last = prior.horizon - 1
+        # Of the two kinds of drift one has a probability and the other a share.
+        changes = getattr(prior.drift, "probability", 0.0) if self._last else 0.0
+        self._per_interaction = changes / max(self._last, 1)  # P(c), the same for all c
+        self._share = getattr(prior.drift, "share", 0.0)
+
+    @property
+    def size(self) -> int:
+        """J."""
+        return len(self._start)
+
+    @property
+    def moves(self) -> bool:
+        """Whether particles move, as gradual drift has it."""
+        return bool(self._share > 0)
+
+    def reset(self, num_users: int) -> None:
+        """Starts B new users, all particles equally likely."""
+        self._log_weight = np.zeros((num_users, self.size))  # log L(j), without any change
+        self._log_changed = np.full((num_users, self.size), -np.inf)  # log A(j)
+        self.acted = 0  # interactions begun
+        self.heard = 0  # interactions that feedback, or silence, has come about
+
+    @property
+    def now(self) -> int:
+        """The interaction at hand, from 0."""
+        return max(self.acted, self.heard)
+
+    def particles(self, interaction: int) -> Float[np.ndarray, "J M"]:
+        """Returns the J users' weights at an interaction, float32."""
+        if not self.moves or not self._last:
+            return self._start
+        by = np.float32(self._share * min(interaction, self._last) / self._last)
+        return (1 - by) * self._start + by * self._end
+
+    def condition(
+        self, rows: Int[np.ndarray, "b"], log_likelihood: Float[np.ndarray, "b J"] | float
+    ) -> None:
+        """Learns what ``rows`` said at the next interaction; the other rows were silent."""
+        self._log_weight[rows] += log_likelihood
+        self.heard += 1
+        if not self._per_interaction:
+            return
+        self._log_changed[rows] += log_likelihood
+        if self.heard <= self._last:
+            top = self._log_weight.max(axis=1, keepdims=True)
+            mean = np.exp(self._log_weight - top).mean(axis=1, keepdims=True)
+            new = np.log(self._per_interaction * mean) + top
+            self._log_changed = np.logaddexp(self._log_changed, new)
+
+    def posterior(self) -> Float[np.ndarray, "B J"]:
+        """Returns the probability that each particle is the user at the interaction at hand."""
+        top = self._log_weight.max(axis=1, keepdims=True)
+        if self._per_interaction:
+            top = np.maximum(top, self._log_changed.max(axis=1, keepdims=True))
+        mass = np.exp(self._log_weight - top)
+        if self._per_interaction:
+            heard, now = (min(t, self._last) for t in (self.heard, self.now))
+            unheard = (now - heard) * self._per_interaction * mass.mean(axis=1, keepdims=True)
+            mass *= max(1 - now * self._per_interaction, 0.0)
+            mass += np.exp(self._log_changed - top)
+            mass += unheard
+        mass /= mass.sum(axis=1, keepdims=True)
+        return mass
+
+    def choose(
+        self,
+        values: Float[np.ndarray, "B K M"],
+        num_shown: int,
+        rng: np.random.Generator,
+        *,
+        thompson: bool,
+        exploration: float,
+    ) -> Action:
+        """Begins an interaction and returns what to show.
+
+        Args:
+            values: Of each response to each reward model.
+            num_shown: S.
+            rng: For draws and ties.
+            thompson: Whether each response is the best under a draw of its own, instead of
+                the first being the best under the posterior mean.
+            exploration: Then the others have the highest upper bound on how much better than
+                the first they are: mean + exploration * sd of the difference. That is the
+                first itself once it is certain.
+        """
+        probability, particles = self.posterior(), self.particles(self.now)
+        self.acted += 1
+        if thompson:
+            draws = (_draw(probability, particles, rng) for _ in range(num_shown))
+            return np.hstack([best(utilities(values, draw), 1, rng) for draw in draws])
+        probability = probability.astype(np.float32)
+        mean = probability @ particles
+        value = utilities(values, mean)
+        first = best(value, 1, rng)
+        if num_shown == 1:
+            return first
+        m = particles.shape[1]
+        products = (particles[:, :, None] * particles[:, None, :]).reshape(-1, m * m)
+        second_moment = (probability @ products).reshape(-1, m, m)
+        ahead = values - np.take_along_axis(values, first[:, :, None], axis=1)
+        square = np.einsum("bkm,bmn,bkn->bk", ahead, second_moment, ahead, optimize=True)
+        spread = np.sqrt(np.maximum(square - utilities(ahead, mean) ** 2, 0))
+        return np.hstack([first, best(value + exploration * spread, num_shown - 1, rng)])
+
+
+def _draw(
+    probability: Float[np.ndarray, "B J"],
+    particles: Float[np.ndarray, "J M"],
+    rng: np.random.Generator,
+) -> Float[np.ndarray, "B M"]:
+    spot = rng.random((len(probability), 1))
+    drawn = (probability.cumsum(axis=1) < spot).sum(axis=1)
+    return particles[np.minimum(drawn, len(particles) - 1)]
