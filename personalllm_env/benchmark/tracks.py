@@ -10,16 +10,93 @@ from personalllm_env.benchmark.track import Track
 TRACKS: dict[str, Track] = {
     track.name: track
     for track in (
-        Track("cold-start-v0", "How fast is a new user learnt from the rewards they report?"),
+        Track(
+            "cold-start-v0",
+            "How fast is a new user learnt from the rewards they report?",
+            environment={"horizon": 60},
+            history={"horizon": 50},
+            reported=(1, 5, 10, 20, 50),
+        ),
         Track(
             "sparse-v0",
-            "And if they speak at one interaction in ten?",
-            environment={"feedback": ["reward", {"silence": {"probability": 0.9}}]},
+            "What is learnt when users speak at one interaction in ten?",
+            environment={
+                "feedback": ["reward", {"silence": {"probability": 0.9}}],
+                "horizon": 100,
+            },
+            history={"horizon": 300},
+            reported=(1, 5, 20, 50),
         ),
         Track(
             "duels-v0",
-            "And if all they say is which of two shown responses they prefer?",
-            environment={"num_shown": 2, "feedback": "choice"},
+            "What is learnt from preferences between two responses, both of which are paid for?",
+            environment={"num_shown": 2, "feedback": "choice", "horizon": 100},
+            history={"horizon": 50},
+            reported=(1, 5, 20, 50),
+        ),
+        Track(
+            "clicks-v0",
+            "What is learnt when users see all responses and click on the one they like best?",
+            environment={"feedback": "click", "horizon": 50},
+            reported=(1, 5, 20),
+        ),
+        Track(
+            "meta-learning-v0",
+            "What do 1,000 other users teach about one who has clicked five times?",
+            environment={"feedback": "click", "horizon": 6},
+            history={"horizon": 50},
+            reported=(0, 1, 5),
+        ),
+        Track(
+            "returning-v0",
+            "What is the memory of a user worth when they come back, 50 interactions later?",
+            environment={"recognise": True, "horizon": 10},
+            history={"horizon": 50},
+            population={"dirichlet": {"num_users": 1000}},
+            reported=(0, 1, 5),
+        ),
+        Track(
+            "drift-v0",
+            "Who notices that a user has changed?",
+            environment={"drift": "sudden", "horizon": 100},
+            history={"drift": None, "horizon": 50},
+            reported=(1, 5, 20, 50),
+        ),
+        Track(
+            "communities-v0",
+            "Is it found out that users come in communities, and which one a user belongs to?",
+            environment={"horizon": 50},
+            population={
+                "communities": {
+                    "num_users": 3000,
+                    "num_communities": 5,
+                    "cohesion": 50.0,
+                    "num_test": 1000,
+                }
+            },
+        ),
+        Track(
+            "mismatch-v0",
+            "What is a history worth whose users are more alike than those who come?",
+            environment={"concentration": 0.05, "horizon": 50},
+            history={"concentration": 1.0},
+        ),
+        Track(
+            "repeated-v0",
+            "Who explores where the same two prompts come again and again?",
+            environment={"prompts_per_episode": 2, "horizon": 60},
+            history={"prompts_per_episode": None, "horizon": 50},
+            yardstick="exact-bayes",
+        ),
+        Track(
+            "white-box-v0",
+            "How near to the exact Bayesian answer are learners that see the reward models?",
+            environment={
+                "white_box": True,
+                "feedback": {"reward": {"noise_sd": 1.0}},
+                "horizon": 50,
+            },
+            yardstick="exact-bayes",
         ),
     )
 }
