@@ -12,6 +12,8 @@ from personalllm_env.channels import check_range
 from personalllm_env.feedback import Served, mean_shown
 from personalllm_env.types import Action, Feedback, Observation, PriorKnowledge
 
+_CELLS = 2**18  # utilities held at a time: a block that stays in the cache
+
 
 class ParticleBayes:
     """Weighs a sample of users from the true prior by how well they explain what was said.
@@ -25,7 +27,7 @@ class ParticleBayes:
         prior: What is known of the task, with a sample of the population.
         thompson: Whether to draw users instead of averaging.
         exploration: In a duel the second response is the one with the highest upper bound on
-            being better than the first; this many posterior sds.
+            being better than the first: this many posterior sds, fewer as the end nears.
     """
 
     privileges: ClassVar[frozenset[str]] = frozenset({"scores", "population"})
@@ -51,7 +53,6 @@ class ParticleBayes:
         assert observation.scores is not None, "granted by privileges"
         return self._filter.choose(
             observation.scores,
-            self._prior.num_shown,
             self._rng,
             thompson=self._thompson,
             exploration=self._exploration,
@@ -64,17 +65,17 @@ class ParticleBayes:
             self._filter.condition(rows, 0.0)
             return
         assert observation.scores is not None, "granted by privileges"
-        scores, acted = observation.scores[rows], action[rows]
-        shown_scores = np.take_along_axis(scores, acted[:, :, None], axis=1)
         model, particles = self._prior.feedback, self._filter.particles(self._filter.heard)
-        shown = shown_scores @ particles.T
-        served = Served(
-            shown,
-            mean_shown(shown),
-            scores @ particles.T if model.needs_candidates else None,
-            acted,
-        )
-        said = {channel.name: feedback.said[channel.name][rows] for channel in model.channels}
-        self._filter.condition(
-            rows, sum(c.log_likelihood(said[c.name], served) for c in model.channels)
-        )
+        log_likelihood = np.empty((len(rows), len(particles)))
+        every = observation.scores.shape[1] if model.needs_candidates else 1
+        size = max(1, _CELLS // (every * len(particles)))
+        for start in range(0, len(rows), size):
+            part = rows[start : start + size]
+            scores, acted = observation.scores[part], action[part]
+            shown = np.take_along_axis(scores, acted[:, :, None], axis=1) @ particles.T
+            candidates = scores @ particles.T if model.needs_candidates else None
+            served = Served(shown, mean_shown(shown), candidates, acted)
+            log_likelihood[start : start + size] = sum(
+                c.log_likelihood(feedback.said[c.name][part], served) for c in model.channels
+            )
+        self._filter.condition(rows, log_likelihood)

@@ -5,17 +5,18 @@ from __future__ import annotations
 from typing import ClassVar
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from personalllm_env.agents.choosing import best
-from personalllm_env.agents.hearing import gather, make_lens
+from personalllm_env.agents.hearing import gather, make_lens, speakers
 from personalllm_env.agents.mixture_belief import MixtureBelief
-from personalllm_env.agents.taste import TastePrior, condition, fit_taste, quadratic
+from personalllm_env.agents.taste import Quadratic, TastePrior, condition, fit_taste, quadratic
 from personalllm_env.channels import check_range
 from personalllm_env.database import Database
 from personalllm_env.types import Action, Feedback, Observation, PriorKnowledge
 
 _EXPLORE = ("greedy", "thompson", "ucb")
+_USERS_AT_ONCE, _LOOKS = 500, 4  # whose histories are kept, and times they are looked at
 
 
 class EmpiricalBayes:
@@ -30,16 +31,18 @@ class EmpiricalBayes:
         components: How many Gaussians the prior has.
         explore: ``greedy`` shows the best under the posterior mean, ``thompson`` under a draw,
             ``ucb`` under mean + ``width`` posterior sds. To duel, the second shown is the best
-            of the others under mean + ``width`` sds of the difference to the first, which may
-            be the first itself; with ``thompson``, under a second draw.
+            under mean + ``width`` sds of the difference to the first, which may be the first
+            again; with ``thompson``, under a second draw.
         width: In posterior sds.
         rank: Axes of taste along which users may differ.
-        memory: Interactions after which what was said counts 1/e, for users who drift; None
-            for all of them, or half the horizon where the task says that users drift.
-        most_users: Of the history, from whom the prior is learnt.
+        memory: Interactions, at least 1, after which what was said counts 1/e, for users who
+            drift; None never to forget, or, where the task says that users drift, for half the
+            horizon.
+        most_users: Of the history, the first who said anything, from whom the prior is learnt.
 
     Raises:
-        ValueError: If a setting is out of range.
+        ValueError: If a setting is out of range, or if users speak through no channel that
+            says anything of a linear taste.
     """
 
     privileges: ClassVar[frozenset[str]] = frozenset()
@@ -57,16 +60,22 @@ class EmpiricalBayes:
     ) -> None:
         if explore not in _EXPLORE:
             raise ValueError(f"explore must be one of {', '.join(_EXPLORE)}, got {explore!r}")
-        check_range("components", components, 1)
-        check_range("rank", rank, 1)
         check_range("width", width, 0)
-        check_range("most_users", most_users, 1)
+        for name, number in (
+            ("components", components),
+            ("rank", rank),
+            ("most_users", most_users),
+        ):
+            check_range(name, number, 1)
+            if number % 1:
+                raise ValueError(f"{name} must be whole, got {number}")
         if memory is None and prior.drift is not None:
             memory = max(prior.horizon / 2, 2.0)
         if memory is not None:
             check_range("memory", memory, 1)
         self._prior, self._explore, self._width = prior, explore, width
-        self._components, self._rank, self._most_users = components, rank, most_users
+        self._components, self._rank = int(components), int(rank)
+        self._most_users = int(most_users)
         self._memory = memory
         self._lens = make_lens(prior, None)
         a = self._lens.axes.shape[1] + self._lens.level
@@ -74,34 +83,38 @@ class EmpiricalBayes:
         self._belief = MixtureBelief(
             TastePrior(np.zeros(a), np.sqrt(0.1) * np.eye(a), *one, 1.0), memory
         )
-        self._known: np.ndarray | None = None
+        self._recall: Quadratic | None = None
 
     def fit(self, database: Database) -> None:
         """Learns the prior, and who the users are who may come back."""
-        if not database.heard.any():
+        users = speakers(database)
+        if not len(users):
             return
         self._lens = make_lens(self._prior, database)
-        histories = gather(database, self._lens, self._most_users)
+        histories = gather(database, self._lens, users[: self._most_users])
         taste = fit_taste(histories, rank=self._rank, components=self._components)
         self._belief = MixtureBelief(taste, self._memory)
         if database.identity is not None:
-            self._keep_histories(database, taste)
+            self._recall = self._keep_histories(database, database.identity, users)
 
-    def _keep_histories(self, database: Database, taste: TastePrior) -> None:
-        """Remembers the quadratic of every identity, at the average taste."""
-        assert database.identity is not None, "the caller has looked"
-        histories = gather(database, self._lens, database.num_users)
-        u = len(histories.known)
-        said = quadratic(histories, np.tile(taste.mean, (u, 1)))
-        precision = taste.axes.T @ said.precision @ taste.axes / taste.noise
-        linear = (said.linear - said.precision @ taste.mean) @ taste.axes / taste.noise
-        num = int(database.identity.max()) + 1
-        r = linear.shape[1]
-        self._precision, self._linear = np.zeros((num, r, r)), np.zeros((num, r))
-        np.add.at(self._precision, database.identity[:u], precision)
-        np.add.at(self._linear, database.identity[:u], linear)
-        self._known = np.zeros(num, dtype=bool)
-        self._known[database.identity[:u]] = True
+    def _keep_histories(
+        self, database: Database, identity: Int[np.ndarray, "U"], users: Int[np.ndarray, "V"]
+    ) -> Quadratic:
+        """Returns what every identity said, as quadratics in z around their own taste."""
+        taste = self._belief.prior
+        num, r = int(identity.max()) + 1, taste.axes.shape[1]
+        all_said = Quadratic(np.zeros((num, r, r)), np.zeros((num, r)))
+        for start in range(0, len(users), _USERS_AT_ONCE):
+            some = users[start : start + _USERS_AT_ONCE]
+            histories = gather(database, self._lens, some)
+            own = np.tile(taste.mean, (len(some), 1))
+            for _ in range(_LOOKS if self._lens.picks else 1):
+                said = quadratic(histories, own).onto(taste.mean, taste.axes, taste.noise)
+                share, means, _ = condition(*taste[2:5], said)
+                own = taste.mean + np.matmul(share[:, None], means)[:, 0] @ taste.axes.T
+            np.add.at(all_said.precision, identity[some], said.precision)
+            np.add.at(all_said.linear, identity[some], said.linear)
+        return all_said
 
     def reset(self, num_users: int, rng: np.random.Generator) -> None:
         """Starts B new users."""
@@ -110,20 +123,13 @@ class EmpiricalBayes:
 
     def _meet(self, observation: Observation) -> None:
         """Recalls the users who were in the history, at the first sight of them."""
-        if self._met or self._known is None or observation.user is None:
+        if self._met or self._recall is None or observation.user is None:
             return
         self._met = True
-        user = np.minimum(observation.user, len(self._known) - 1)
-        rows = (observation.user == user) & self._known[user]
-        taste = self._belief.prior
-        known = condition(
-            taste.weights,
-            taste.centres,
-            taste.covariances,
-            self._precision[user[rows]],
-            self._linear[user[rows]],
-        )
-        self._belief.remember(rows, known)
+        rows = observation.user < len(self._recall.linear)
+        user = observation.user[rows]
+        said = Quadratic(self._recall.precision[user], self._recall.linear[user])
+        self._belief.remember(rows, condition(*self._belief.prior[2:5], said))
 
     def act(self, observation: Observation) -> Action:
         """Returns the best responses, by the chosen way of exploring."""

@@ -14,6 +14,7 @@ from personalllm_env.agents.residual import (
     blunted,
     click_slopes,
     difference,
+    enough_nodes,
     gauss_rule,
     mean_of,
 )
@@ -48,10 +49,11 @@ class FeatureBayes:
     Args:
         prior: What is known of the task, with population, decoder and residual.
         thompson: Whether to draw users instead of averaging.
-        exploration: In a duel, how many posterior sds of being better than the first count
-            towards being the second.
+        exploration: In a duel the second response is the one with the highest upper bound on
+            being better than the first: this many posterior sds, fewer as the end nears.
         num_particles: How many of the sample of users are used (at most all of it).
-        num_nodes: Of the quadrature; more for channels sharper than a third of the residual.
+        num_nodes: Of the quadrature; None for 8, and up to 16 for channels much sharper than
+            the residual. What is sharper still is heard as if it were as noisy as that.
     """
 
     privileges: ClassVar[frozenset[str]] = frozenset({"population", "decoder"})
@@ -62,17 +64,20 @@ class FeatureBayes:
         *,
         thompson: bool = False,
         exploration: float = 1.0,
-        num_particles: int = 2048,
-        num_nodes: int = 8,
+        num_particles: int = 1024,
+        num_nodes: int | None = None,
     ) -> None:
         check_range("exploration", exploration, 0)
-        check_range("num_nodes", num_nodes, 1)
+        if num_nodes is not None:
+            check_range("num_nodes", num_nodes, 1)
         if prior.population is None or prior.decoder is None or prior.residual is None:
             raise ValueError("feature Bayes needs prior.population, .decoder and .residual")
         self._prior, self._thompson, self._exploration = prior, thompson, exploration
         self._filter = ParticleFilter(prior, min(num_particles, len(prior.population)))
         self._decoder = prior.decoder.astype(np.float32)
-        self._likelihood = ResidualLikelihood(prior, num_nodes)
+        self._likelihood = ResidualLikelihood(
+            prior, self._filter.particles(0), num_nodes, moves=self._filter.moves
+        )
 
     def reset(self, num_users: int, rng: np.random.Generator) -> None:
         """Starts B new users, all particles equally likely."""
@@ -87,7 +92,6 @@ class FeatureBayes:
         """Returns the responses of highest decoded utility under the posterior."""
         return self._filter.choose(
             self._decode(observation),
-            self._prior.num_shown,
             self._rng,
             thompson=self._thompson,
             exploration=self._exploration,
@@ -115,30 +119,45 @@ class ResidualLikelihood:
 
     Args:
         prior: What is known of the task. In a white-box task its residual counts as 0.
-        num_nodes: Of the quadrature.
+        particles: The users to begin with.
+        num_nodes: Of the quadrature, or None for enough.
+        moves: Whether particles will move, so that nodes have to be found often.
 
     Raises:
         ValueError: If users compare all candidates in a way that has no ``temperature``.
     """
 
-    def __init__(self, prior: PriorKnowledge, num_nodes: int) -> None:
+    def __init__(
+        self,
+        prior: PriorKnowledge,
+        particles: Float[np.ndarray, "J M"],
+        num_nodes: int | None,
+        *,
+        moves: bool,
+    ) -> None:
         assert prior.residual is not None, "the caller checks"
-        self._prior, self._num_nodes = prior, num_nodes
+        self._num_shown, self._num_nodes = prior.num_shown, num_nodes
         self._residual = prior.residual.astype(np.float64)
+        if moves:
+            self._residual = self._residual[:_MOST_RESIDUALS]
         if prior.white_box:
             self._residual = np.zeros((1, self._residual.shape[1]))
         channels = prior.feedback.channels
         self._clicks = [c for c in channels if c.needs_candidates]
         self._choices = [c for c in channels if c.num_shown == 2 and not c.needs_candidates]
         self._levels = [c for c in channels if c not in (*self._clicks, *self._choices)]
-        for channel in self._clicks:
-            if not hasattr(channel, "temperature"):
-                raise ValueError(
-                    f"feature Bayes takes what compares all responses for a softmax with a "
-                    f"temperature, which channel {channel.name!r} has not"
-                )
-        self._seen: Float[np.ndarray, "J M"] | None = None
-        self._factors: list[Float[np.ndarray, "J"] | float] | None = None
+        # Slopes hardly differ between users, so those of the first particles do for good.
+        self._slopes = [
+            click_slopes(
+                self._residual,
+                particles,
+                prior.num_responses,
+                _temperature(channel),
+                np.random.default_rng(0),
+            )
+            for channel in self._clicks
+        ]
+        self._prepare(particles)
 
     def __call__(
         self,
@@ -152,7 +171,7 @@ class ResidualLikelihood:
             self._prepare(particles)
         total = np.empty((len(action), len(particles)), np.float32)
         alone = (action == action[:, :1]).all(axis=1)
-        size = max(1, _CELLS // (len(particles) * self._num_nodes))
+        size = max(1, _CELLS // (len(particles) * (self._num_nodes or 8)))
         for same in (True, False):
             rows = np.flatnonzero(alone == same)
             for start in range(0, len(rows), size):
@@ -175,34 +194,40 @@ class ResidualLikelihood:
             total += averaged(self._levels, said, served, self._one if same else self._mean)
         if self._choices and not same:  # between a response and itself a coin decides
             total += averaged(self._choices, said, served, self._difference)
-        for channel, factor in zip(self._clicks, self._factors or (), strict=True):
+        for channel, slope in zip(self._clicks, self._slopes, strict=True):
             assert served.candidates is not None, "the caller honours needs_candidates"
-            softened = served._replace(candidates=served.candidates * factor)
+            softened = served._replace(candidates=served.candidates * slope)
             total += channel.log_likelihood(said[channel.name], softened)
         return total
 
     def _prepare(self, particles: Float[np.ndarray, "J M"]) -> None:
         """Finds nodes and factors. Where particles move nodes are found again each time."""
-        moved, self._seen = self._seen is not None, particles
-        residual = self._residual[:_MOST_RESIDUALS] if moved else self._residual
-        num_shown, g = self._prior.num_shown, self._num_nodes
+        self._seen, residual = particles, self._residual
         if self._levels:
-            self._one = self._mean = gauss_rule(residual, particles, g)
-            if num_shown > 1:
-                self._mean = gauss_rule(mean_of(residual, num_shown), particles, g)
+            self._one = self._mean = self._rule(self._levels, residual, particles)
+            if (num := self._num_shown) > 1:
+                self._mean = self._rule(self._levels, mean_of(residual, num), particles)
         if self._choices:
-            self._difference = gauss_rule(difference(residual), particles, g)
-        if self._factors is None:  # which hardly differ between particles
-            self._factors = [self._factor(channel, particles) for channel in self._clicks]
+            self._difference = self._rule(self._choices, difference(residual), particles)
 
-    def _factor(
-        self, channel: Channel, particles: Float[np.ndarray, "J M"]
-    ) -> Float[np.ndarray, "J"] | float:
-        if self._prior.white_box:
-            return 1.0
-        temperature = max(float(getattr(channel, "temperature")), 0.01)  # the channel's floor
-        rng, k = np.random.default_rng(0), self._prior.num_responses
-        return temperature * click_slopes(self._residual, particles, k, temperature, rng)
+    def _rule(
+        self,
+        channels: Sequence[Channel],
+        sample: Float[np.ndarray, "n M"],
+        particles: Float[np.ndarray, "J M"],
+    ) -> Rule:
+        num = self._num_nodes or enough_nodes(channels, sample, particles)
+        return gauss_rule(sample, particles, num)
+
+
+def _temperature(channel: Channel) -> float:
+    found = getattr(channel, "temperature", None)
+    if found is None:
+        raise ValueError(
+            "feature Bayes takes what compares all responses for a softmax with a temperature; "
+            f"channel {channel.name!r} has none"
+        )
+    return float(found)
 
 
 def averaged(

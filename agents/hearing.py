@@ -17,6 +17,7 @@ from personalllm_env.database import Database
 from personalllm_env.types import Feedback, PriorKnowledge
 
 _MOST_AXES = 64  # inputs are reduced to this many principal axes
+_BLOCK = 8192  # interactions looked up at once
 
 
 class Heard(NamedTuple):
@@ -99,31 +100,33 @@ class Histories(NamedTuple):
     lines: Float[np.ndarray, "U N J A"]
     target: Float[np.ndarray, "U N"] | None
     known: Bool[np.ndarray, "U N"]
+    user: Int[np.ndarray, "U"]  # who in the database; who said nothing is left out
 
 
-def gather(database: Database, lens: Lens, most_users: int) -> Histories:
-    """Reads the histories of the first ``most_users`` users."""
-    few = database.user < most_users
-    num = int(few.sum())  # sorted by user
-    parts = []
-    for block in database.blocks():
-        rows = slice(block.start, min(block.stop, num))
-        if rows.start < num:
-            inputs = database.inputs[database.prompt[rows]]
-            parts.append(lens.hear(inputs, database.action[rows], database.feedback(rows)))
-    lines = np.concatenate([part.lines for part in parts])
-    known = np.concatenate([part.known for part in parts])
-    user = database.user[:num][known]
-    first = np.searchsorted(user, user)  # silence takes no room
-    nth = np.arange(len(user)) - first
-    shape = (int(database.user[num - 1]) + 1, int(nth.max(initial=0)) + 1)
-    padded = np.zeros((*shape, *lines.shape[1:]))
-    padded[user, nth] = lines[known]
-    spoke = np.zeros(shape, dtype=bool)
-    spoke[user, nth] = True
-    target = None
-    if not lens.picks:
-        target = np.zeros(shape)
-        said = np.concatenate([part.target for part in parts if part.target is not None])
-        target[user, nth] = said[known]
-    return Histories(padded, target, spoke)
+def speakers(database: Database) -> Int[np.ndarray, "U"]:
+    """Returns who in a database ever said anything, in order."""
+    return np.unique(database.user[database.heard])
+
+
+def gather(database: Database, lens: Lens, users: Int[np.ndarray, "U"]) -> Histories:
+    """Reads the histories of some of the speakers, who must follow one another."""
+    low, high = np.searchsorted(database.user, [users[0], users[-1] + 1])
+    heard = database.heard[low:high]
+    row = np.searchsorted(users, database.user[low:high][heard])
+    nth = np.arange(len(row)) - np.searchsorted(row, row)  # silence takes no room
+    shape = (len(users), int(nth.max()) + 1)
+    known, target = np.zeros(shape, dtype=bool), None if lens.picks else np.zeros(shape)
+    known[row, nth] = True
+    parts, targets = [], []
+    for start in range(low, high, _BLOCK):
+        rows = slice(start, min(start + _BLOCK, high))
+        inputs = database.inputs[database.prompt[rows]]
+        part = lens.hear(inputs, database.action[rows], database.feedback(rows))
+        parts.append(part.lines[part.known])
+        if part.target is not None:
+            targets.append(part.target[part.known])
+    lines = np.zeros((*shape, *parts[0].shape[1:]))
+    lines[known] = np.concatenate(parts)  # both by user and then by time
+    if target is not None:
+        target[known] = np.concatenate(targets)
+    return Histories(lines, target, known, users)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 from personalllm_env.agents.hearing import Heard
 from personalllm_env.agents.taste import Conditioned, TastePrior, softmax_beside
 
-_NEWTON = 6
-_LARGEST_STEP = 4.0  # of a margin in one Newton step
+_AT_ONCE = 100  # users, so that what is worked on stays in the cache
+_MOST_NEWTON = 100  # steps; 3 or 4 are usual
+_MOST_HALVINGS = 60
+_CLOSE = 1e-4  # of a margin: Newton's method squares it in the step that it stops with
 
 
 class MixtureBelief:
@@ -27,7 +31,7 @@ class MixtureBelief:
 
     def __init__(self, prior: TastePrior, memory: float | None = None) -> None:
         self.prior = prior
-        self._keep = 1.0 if memory is None else 1.0 - 1.0 / memory
+        self._keep = 1.0 if memory is None else float(np.exp(-1.0 / memory))
         inverse = np.linalg.inv(prior.covariances)
         self._precision = inverse
         self._linear = np.matmul(inverse, prior.centres[:, :, None])[:, :, 0]
@@ -41,7 +45,7 @@ class MixtureBelief:
 
     def remember(self, rows: Bool[np.ndarray, "B"], known: Conditioned) -> None:
         """Puts what was known of some users before in place of the prior."""
-        self.log_share[rows] = np.log(np.maximum(known.share, 1e-300))
+        self.log_share[rows] = np.log(np.maximum(known.share, 1e-300))  # it may underflow to 0
         self.means[rows], self.covariances[rows] = known.means, known.covariances
 
     def share(self) -> Float[np.ndarray, "B C"]:
@@ -55,44 +59,56 @@ class MixtureBelief:
 
     def covariance(self) -> Float[np.ndarray, "B R R"]:
         """Returns the posterior covariance of z, over components too."""
-        share, mean = self.share(), self.mean()
-        off = self.means - mean[:, None]
-        within = np.einsum("bc,bcrs->brs", share, self.covariances)
-        return np.asarray(within + np.matmul((off * share[..., None]).swapaxes(1, 2), off))
+        share = self.share()
+        (b, c), r = share.shape, self.means.shape[2]
+        off = self.means - np.matmul(share[:, None], self.means)
+        within = np.matmul(share[:, None], self.covariances.reshape(b, c, r * r))
+        between = np.matmul((off * share[:, :, None]).swapaxes(1, 2), off)
+        return within.reshape(b, r, r) + between
 
     def sample(self, rng: np.random.Generator, num: int) -> Float[np.ndarray, "B num R"]:
         """Draws ``num`` z per user."""
-        b, _, r = self.means.shape
-        spot = rng.random((b, num, 1)) * (1 - 1e-12)
-        which = (self.share().cumsum(axis=1)[:, None] < spot).sum(axis=2)
-        which = np.minimum(which, self.means.shape[1] - 1)
+        b, c, r = self.means.shape
+        passed = self.share().cumsum(axis=1)[:, None] < rng.random((b, num, 1))
+        which = np.minimum(passed.sum(axis=2), c - 1)  # the shares' sum may round to below 1
         rows = np.arange(b)[:, None]
-        root = np.linalg.cholesky(self.covariances)[rows, which]
+        root = np.linalg.cholesky(self.covariances[rows, which])
         noise = rng.standard_normal((b, num, r, 1))
         return self.means[rows, which] + np.matmul(root, noise)[..., 0]
 
     def update(self, heard: Heard) -> None:
         """Learns from one interaction per user; silence changes nothing but the forgetting."""
         self._forget()
-        offset = heard.lines @ self.prior.mean
-        lines = heard.lines @ self.prior.axes
-        prior_margin = np.matmul(lines[:, None], self.means[..., None])[..., 0]
-        spread = np.matmul(lines[:, None], self.covariances)  # (B, C, J, R)
-        width = np.matmul(spread, lines[:, None].swapaxes(2, 3))  # (B, C, J, J)
-        if heard.target is not None:
-            error = (heard.target - offset[:, 0])[:, None] - prior_margin[..., 0]
+        known = np.flatnonzero(heard.known)
+        for start in range(0, len(known), _AT_ONCE):
+            rows = known[start : start + _AT_ONCE]
+            target = None if heard.target is None else heard.target[rows]
+            self._learn(rows, heard.lines[rows], target)
+
+    def _learn(
+        self,
+        rows: Int[np.ndarray, "b"],
+        lines: Float[np.ndarray, "b J A"],
+        target: Float[np.ndarray, "b"] | None,
+    ) -> None:
+        means, covariances = self.means[rows], self.covariances[rows]
+        offset, lines = lines @ self.prior.mean, lines @ self.prior.axes
+        margin = offset[:, None] + np.matmul(lines[:, None], means[..., None])[..., 0]
+        across = np.matmul(lines[:, None], covariances)  # (b, C, J, R)
+        width = np.matmul(across, lines[:, None].swapaxes(2, 3))  # (b, C, J, J)
+        if target is not None:
+            error = target[:, None] - margin[..., 0]
             variance = self.prior.noise + width[..., 0, 0]
             log_evidence = -0.5 * error**2 / variance - 0.5 * np.log(variance)
             pull = (error / variance)[..., None]
-            shrink = (1 / variance)[..., None, None]
+            removed = across / np.sqrt(variance)[..., None, None]
         else:
-            pull, shrink, log_evidence = _explain_pick(prior_margin + offset[:, None], width)
-        known = heard.known
-        self.log_share += np.where(known[:, None], log_evidence, 0.0)
-        across = spread.swapaxes(2, 3)
-        self.means += np.matmul(across, (pull * known[:, None, None])[..., None])[..., 0]
-        less = np.matmul(np.matmul(across, shrink * known[:, None, None, None]), spread)
-        self.covariances -= less
+            lost, root, lower, log_evidence = _explain_pick(margin, width)
+            pull = -lost
+            removed = _solve_lower(lower, np.matmul(root.swapaxes(2, 3), across))
+        self.log_share[rows] += log_evidence
+        self.means[rows] += np.matmul(pull[..., None, :], across)[..., 0, :]
+        self.covariances[rows] -= np.matmul(removed.swapaxes(2, 3), removed)
 
     def _forget(self) -> None:
         """Raises the likelihood so far to a power below 1 (West & Harrison's discount)."""
@@ -107,29 +123,102 @@ class MixtureBelief:
         self.log_share = keep * self.log_share + lose * np.log(self.prior.weights)
 
 
-def _explain_pick(
-    margin: Float[np.ndarray, "B C J"], width: Float[np.ndarray, "B C J J"]
-) -> tuple[Float[np.ndarray, "B C J"], Float[np.ndarray, "B C J J"], Float[np.ndarray, "B C"]]:
-    """Finds the most likely margins s of a pick, given s ~ N(margin, width) beforehand.
+class _Explained(NamedTuple):
+    """A pick, given margins s ~ N(margin, width) beforehand; L rows are users x components."""
 
-    Returns the gradient of the log likelihood there, (curvature^-1 + width)^-1, and the log
-    evidence by Laplace's approximation.
+    chance: Float[np.ndarray, "*L J"]  # minus the gradient of the log likelihood at the mode
+    root: Float[np.ndarray, "*L J J"]  # E with E E' the curvature of the log likelihood there
+    lower: Float[np.ndarray, "*L J J"]  # Cholesky's factor of I + E' width E
+    log_evidence: Float[np.ndarray, "*L"]  # by Laplace's approximation
+
+
+def _explain_pick(
+    margin: Float[np.ndarray, "*L J"], width: Float[np.ndarray, "*L J J"]
+) -> _Explained:
+    """Finds the most likely margins of a pick and the curvature around them.
+
+    diag(p) - p p' = E E' with E = diag(r) (I - r r' / (1 + sqrt(p of the pick))), r = sqrt(p),
+    so that the posterior covariance needs no inverse of what may be singular (as Rasmussen &
+    Williams, "Gaussian processes for machine learning", 2006, section 3.4, for one margin).
     """
-    j = margin.shape[2]
-    eye, s = np.eye(j), margin
-    for _ in range(_NEWTON):
-        chance = softmax_beside(s)
-        curvature = chance[..., None] * eye - chance[..., None] * chance[..., None, :]
-        off = s - margin + np.matmul(width, chance[..., None])[..., 0]
-        step = np.linalg.solve(eye + np.matmul(width, curvature), off[..., None])[..., 0]
-        s = s - np.clip(step, -_LARGEST_STEP, _LARGEST_STEP)
-    chance = softmax_beside(s)
-    curvature = chance[..., None] * eye - chance[..., None] * chance[..., None, :]
-    system = eye + np.matmul(width, curvature)
-    # (curvature^-1 + width)^-1 = curvature (I + width curvature)^-1, symmetric.
-    shrink = np.linalg.solve(system.swapaxes(2, 3), curvature)
+    j = margin.shape[-1]
+    lost = _most_likely(margin.reshape(-1, j), width.reshape(-1, j, j)).reshape(margin.shape)
+    pulled = np.matmul(width, lost[..., None])[..., 0]
+    s = margin - pulled
+    chance, likelihood = softmax_beside(s), -_log_total(s)
+    r = np.sqrt(chance)
+    beside = np.exp(0.5 * likelihood)[..., None, None]  # root of the pick's own probability
+    eye = np.eye(j)
+    root = r[..., None] * (eye - r[..., None] * r[..., None, :] / (1.0 + beside))
+    system = eye + np.matmul(root.swapaxes(-1, -2), np.matmul(width, root))
+    lower = np.linalg.cholesky(system)
+    log_det = 2.0 * np.log(np.diagonal(lower, axis1=-2, axis2=-1)).sum(axis=-1)
+    log_evidence = likelihood - 0.5 * (np.vecdot(lost, pulled) + log_det)
+    return _Explained(chance, root, lower, log_evidence)
+
+
+def _most_likely(
+    margin: Float[np.ndarray, "L J"], width: Float[np.ndarray, "L J J"]
+) -> Float[np.ndarray, "L J"]:
+    """Returns the others' chances q at the mode, s = margin - width q with q = softmax(s).
+
+    Newton's method on the convex q width q / 2 + log(1 + sum exp(margin - width q)), which
+    stays finite where width is singular; steps that are long are halved until it falls.
+    """
+    q, todo = np.zeros_like(margin), np.arange(len(margin))
+    for _ in range(_MOST_NEWTON):
+        m, w, here = margin[todo], width[todo], q[todo]
+        s = m - np.matmul(w, here[..., None])[..., 0]
+        p = softmax_beside(s)
+        curvature = p[..., None] * np.eye(m.shape[1]) - p[..., None] * p[:, None]
+        system = np.eye(m.shape[1]) + np.matmul(curvature, w)
+        step = np.linalg.solve(system, (p - here)[..., None])[..., 0]
+        moved = np.matmul(w, step[..., None])[..., 0]
+        size = np.abs(moved).max(axis=1)
+        if (far := size > 1.0).any():
+            share = _shorten(s[far], here[far], moved[far], step[far])[:, None]
+            step[far] *= share
+            size[far] *= share[:, 0]
+        q[todo] = here + step
+        todo = todo[size > _CLOSE]
+        if not len(todo):
+            break
+    return q
+
+
+def _shorten(
+    s: Float[np.ndarray, "L J"],
+    q: Float[np.ndarray, "L J"],
+    moved: Float[np.ndarray, "L J"],
+    step: Float[np.ndarray, "L J"],
+) -> Float[np.ndarray, "L"]:
+    """Returns the share of each Newton step that lowers the cost enough (Armijo's rule)."""
+    share = np.ones(len(s))
+    linear, square = np.vecdot(moved, q), 0.5 * np.vecdot(moved, step)
+    slope = linear - np.vecdot(moved, softmax_beside(s))  # negative
+    before = _log_total(s)
+    for _ in range(_MOST_HALVINGS):
+        rise = _log_total(s - share[:, None] * moved) - before
+        rise += share * linear + share**2 * square
+        if not (bad := rise > 1e-3 * share * slope).any():
+            break
+        share[bad] *= 0.5
+    return share
+
+
+def _log_total(s: Float[np.ndarray, "*L J"]) -> Float[np.ndarray, "*L"]:
+    """Returns log(1 + sum exp(s))."""
     top = np.maximum(s.max(axis=-1), 0.0)
-    likelihood = -(top + np.log(np.exp(-top) + np.exp(s - top[..., None]).sum(axis=-1)))
-    cost = 0.5 * np.vecdot(chance, np.matmul(width, chance[..., None])[..., 0])
-    log_evidence = likelihood - cost - 0.5 * np.linalg.slogdet(system)[1]
-    return -chance, shrink, log_evidence
+    return top + np.log(np.exp(-top) + np.exp(s - top[..., None]).sum(axis=-1))
+
+
+def _solve_lower(
+    lower: Float[np.ndarray, "*L J J"], right: Float[np.ndarray, "*L J R"]
+) -> Float[np.ndarray, "*L J R"]:
+    """Solves lower @ x = right by forward substitution, for a great many small systems."""
+    x = right.copy()
+    for j in range(x.shape[-2]):
+        if j:
+            x[..., j, :] -= np.matmul(lower[..., j : j + 1, :j], x[..., :j, :])[..., 0, :]
+        x[..., j, :] /= lower[..., j, j, None]
+    return x

@@ -46,7 +46,9 @@ class ParticleFilter:
             )
         self._start = prior.population[:num_particles].astype(np.float32)
         self._end = np.roll(self._start, 1, axis=0)
-        self._last = prior.horizon - 1
+        self._last, self._num_shown = prior.horizon - 1, prior.num_shown
+        channels = prior.feedback.channels
+        self._compares = any(c.num_shown == 2 and not c.needs_candidates for c in channels)
         # Of the two kinds of drift one has a probability and the other a share.
         changes = getattr(prior.drift, "probability", 0.0) if self._last else 0.0
         self._per_interaction = changes / max(self._last, 1)  # P(c), the same for all c
@@ -114,7 +116,6 @@ class ParticleFilter:
     def choose(
         self,
         values: Float[np.ndarray, "B K M"],
-        num_shown: int,
         rng: np.random.Generator,
         *,
         thompson: bool,
@@ -124,32 +125,48 @@ class ParticleFilter:
 
         Args:
             values: Of each response to each reward model.
-            num_shown: S.
             rng: For draws and ties.
             thompson: Whether each response is the best under a draw of its own, instead of
                 the first being the best under the posterior mean.
-            exploration: Then the others have the highest upper bound on how much better than
-                the first they are: mean + exploration * sd of the difference. That is the
-                first itself once it is certain.
+            exploration: Of users who compare what is shown, the others then have the highest
+                upper bound on how much better than the first they are: mean + exploration *
+                share of the episode that is left * sd of the difference. That is the first
+                itself once it is certain, or too late to profit; and it is where users do not
+                compare, since whatever is shown teaches as much.
         """
-        probability, particles = self.posterior(), self.particles(self.now)
+        now = min(self.now, self._last)
+        probability, particles = self.posterior(), self.particles(now)
+        left = 1 - now / (self._last + 1)
         self.acted += 1
         if thompson:
-            draws = (_draw(probability, particles, rng) for _ in range(num_shown))
+            draws = (_draw(probability, particles, rng) for _ in range(self._num_shown))
             return np.hstack([best(utilities(values, draw), 1, rng) for draw in draws])
         probability = probability.astype(np.float32)
         mean = probability @ particles
         value = utilities(values, mean)
         first = best(value, 1, rng)
-        if num_shown == 1:
-            return first
-        m = particles.shape[1]
-        products = (particles[:, :, None] * particles[:, None, :]).reshape(-1, m * m)
-        second_moment = (probability @ products).reshape(-1, m, m)
+        if self._num_shown == 1 or not self._compares:
+            return np.repeat(first, self._num_shown, axis=1)
         ahead = values - np.take_along_axis(values, first[:, :, None], axis=1)
-        square = np.einsum("bkm,bmn,bkn->bk", ahead, second_moment, ahead, optimize=True)
-        spread = np.sqrt(np.maximum(square - utilities(ahead, mean) ** 2, 0))
-        return np.hstack([first, best(value + exploration * spread, num_shown - 1, rng)])
+        spread = _spread(ahead, probability, particles)
+        bound = value + exploration * left * spread
+        return np.hstack([first, best(bound, self._num_shown - 1, rng)])
+
+
+def _spread(
+    values: Float[np.ndarray, "B K M"],
+    probability: Float[np.ndarray, "B J"],
+    particles: Float[np.ndarray, "J M"],
+) -> Float[np.ndarray, "B K"]:
+    """Returns the posterior sd of utilities."""
+    m = particles.shape[1]
+    above = np.triu_indices(m)  # of a symmetric matrix half is enough
+    moments = np.empty((len(values), m, m), np.float32)
+    moments[:, *above] = probability @ (particles[:, above[0]] * particles[:, above[1]])
+    moments[:, above[1], above[0]] = moments[:, *above]
+    square = np.einsum("bkm,bmn,bkn->bk", values, moments, values, optimize=True)
+    mean = utilities(values, probability @ particles)
+    return np.sqrt(np.maximum(square - mean**2, 0))
 
 
 def _draw(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -11,6 +12,8 @@ from jaxtyping import Float
 from personalllm_env.channels import Channel
 
 _BLOCK = 128  # particles at a time: bounds the memory
+# The least noise that G nodes resolve, in units of the residual's sd / G.
+_RESOLVED = {"noise_sd": 2.0, "temperature": 0.6}
 
 
 class Rule(NamedTuple):
@@ -42,7 +45,9 @@ def gauss_rule(
         _gauss(sample @ particles[start : start + _BLOCK].T.astype(np.float64), g)
         for start in range(0, len(particles), _BLOCK)
     ]
-    nodes, weights = (np.concatenate(part, axis=1).astype(np.float32) for part in zip(*found))
+    nodes, weights = (
+        np.concatenate(part, axis=1).astype(np.float32) for part in zip(*found, strict=True)
+    )
     return Rule(nodes, weights)
 
 
@@ -65,7 +70,7 @@ def _gauss(
     return nodes.T, vectors[:, 0, :].T ** 2
 
 
-def difference(residual: Float[np.ndarray, "n M"]) -> Float[np.ndarray, "2n M"]:
+def difference(residual: Float[np.ndarray, "n M"]) -> Float[np.ndarray, "pairs M"]:
     """Returns a sample of the difference of two independent residuals, symmetric about 0."""
     other = residual - np.roll(residual, 1, axis=0)
     return np.concatenate([other, -other])
@@ -76,17 +81,31 @@ def mean_of(residual: Float[np.ndarray, "n M"], num: int) -> Float[np.ndarray, "
     return np.mean([np.roll(residual, shift, axis=0) for shift in range(num)], axis=0)
 
 
-def blunted(channel: Channel, rule: Rule) -> Channel:
-    """Returns a channel no sharper than the nodes can resolve.
+def enough_nodes(
+    channels: Sequence[Channel],
+    sample: Float[np.ndarray, "n M"],
+    particles: Float[np.ndarray, "J M"],
+) -> int:
+    """Returns how many nodes resolve the sharpest of the channels, from 8 to 16."""
+    sd = float((sample @ particles.T).std(axis=0).mean())
+    sharpest = [
+        getattr(channel, name, np.inf) / least
+        for channel in channels
+        for name, least in _RESOLVED.items()
+    ]
+    return int(np.clip(np.ceil(sd / max(min(sharpest, default=np.inf), 1e-9)), 8, 16))
 
-    Nodes stand about sd / G apart at the least; a likelihood that is sharper would see single
-    nodes. Next to a residual of that sd so little more noise changes hardly anything. Only
-    channels whose noise is called ``noise_sd`` (normal) or ``temperature`` (logistic) change.
+
+def blunted(channel: Channel, rule: Rule) -> Channel:
+    """Returns a channel no sharper than the nodes resolve.
+
+    Nodes stand about sd / G apart; a likelihood that is sharper would see single nodes. Next
+    to a residual of that sd so little more noise changes hardly anything. Only channels whose
+    noise is called ``noise_sd`` (normal) or ``temperature`` (logistic) change.
     """
-    apart = rule.sd / len(rule.nodes)
-    least = {"noise_sd": 2 * apart, "temperature": 0.6 * apart}
     blunt: Any = channel
-    for name, value in least.items():
+    for name, least in _RESOLVED.items():
+        value = least * rule.sd / len(rule.nodes)
         if getattr(channel, name, value) < value:
             blunt = replace(blunt, **{name: value})
     return blunt
@@ -99,13 +118,13 @@ def click_slopes(
     temperature: float,
     rng: np.random.Generator,
 ) -> Float[np.ndarray, "J"]:
-    """Returns the factor on each particle's decoded utilities that best predicts clicks.
+    """Returns the factor on decoded utilities with which the click's own law predicts best.
 
     A click is a softmax of utilities, of which the residuals of all K responses are unknown.
-    The average over them is close to a softmax of decoded utilities with a smaller slope. It
-    is fitted by likelihood (Newton's method, concave) on simulated clicks: residuals from the
-    sample, decoded utilities normal with what is left of a variance of 1, since scores are
-    standardised. Of the synthetic bank at temperature .25 it leaves a divergence of .011 nats
+    The average over them is close to a softmax of decoded utilities with a smaller slope,
+    which is fitted for each particle by likelihood (Newton's method on a concave function) to
+    simulated clicks: residuals from the sample, decoded utilities normal with what is left of
+    a variance of 1, since scores are standardised. Of the synthetic bank at temperature .25 it leaves a divergence of .011 nats
     per click; widening the noise by the residual's variance leaves .046, 128 Monte Carlo
     draws .009 at twenty times the cost, ignoring the residual .17.
 
@@ -116,25 +135,25 @@ def click_slopes(
         temperature: Of the click.
         rng: Draws the clicks to fit on; every particle has the same ones.
     """
-    draws, k = 200, num_responses
+    draws, k, floor = 200, num_responses, max(temperature, 0.01)  # the channel's own floor
     pick = rng.integers(len(residual), size=(draws, k))
     normal = rng.standard_normal((draws, k))
     slopes = []
     for start in range(0, len(particles), _BLOCK):
         unknown = (residual @ particles[start : start + _BLOCK].T.astype(np.float64)).T
-        left = np.sqrt(np.clip(1 - unknown.var(axis=1), 0.05, 1))
-        decoded = left[:, None, None] * normal
-        clicked = _softmax((decoded + unknown[:, pick]) / max(temperature, 0.01))
-        slope = np.ones(len(unknown))
-        for _ in range(20):
+        variance = unknown.var(axis=1)
+        decoded = np.sqrt(np.clip(1 - variance, 0.05, 1))[:, None, None] * normal
+        clicked = _softmax((decoded + unknown[:, pick]) / floor)
+        slope = 1 / np.sqrt(floor**2 + 6 / np.pi**2 * variance)
+        for _ in range(10):
             guess = _softmax(slope[:, None, None] * decoded)
             mean = (guess * decoded).sum(axis=2, keepdims=True)
             gradient = ((clicked - guess) * decoded).mean(axis=(1, 2))
             curvature = (guess * (decoded - mean) ** 2).mean(axis=(1, 2))
-            # Neither step nor slope may run away where clicks are all but certain.
+            # Where clicks are all but certain a step is not to run away.
             step = gradient / np.maximum(curvature, 1e-6)
-            slope = np.clip(slope + np.clip(step, -0.5 * slope, slope), 1e-3, 100)
-        slopes.append(slope)
+            slope = np.clip(slope + np.clip(step, -0.5 * slope, slope), 1e-3, 1 / floor)
+        slopes.append(floor * slope)
     return np.concatenate(slopes).astype(np.float32)
 
 

@@ -83,10 +83,13 @@ class Retrieval:
             nothing is personal.
         num_neighbours: How many users are similar. The paper has 20.
         num_examples: How many examples vote, those on the most similar prompts (of
-            everyone's: how many prompts). None for all: the paper shows a language model 3,
-            but a vote is the better the more there are.
+            everyone's: how many prompts). The paper shows a language model 3. None for all,
+            which is best where, as in the synthetic bank, topics tell nothing of tastes.
         background: As how many of the similar users everybody together counts. The paper
             has 0; as many as there are neighbours steadies a vote of few.
+
+    Raises:
+        ValueError: If a setting is unknown or out of range.
     """
 
     privileges: ClassVar[frozenset[str]] = frozenset()
@@ -205,21 +208,23 @@ class Retrieval:
         self, rows: Int[np.ndarray, "b"]
     ) -> tuple[Int[np.ndarray, "b R"], Bool[np.ndarray, "b R"]]:
         """Returns whose examples vote, and which of these do count."""
-        oneself = None if self._self is None else self._self[rows]
-        who = np.zeros((len(rows), 0), np.int64)
-        if self._pool == "random":
-            who = self._drawn[rows]
-        elif self._pool == "similar":
+        oneself = np.zeros((1, 1), bool) if self._self is None else self._self[rows]
+        who, counts = np.zeros((len(rows), 0), np.int64), np.zeros((len(rows), 0), bool)
+        if self._pool == "similar":
             similarity = self._own.embedding[rows] @ self._directions.T
-            if oneself is not None:
-                similarity[oneself] = -np.inf
+            nobodys = oneself | ~self._directions.any(axis=1)  # nothing is known of these
+            similarity = np.where(nobodys, -np.inf, similarity)
             who = nearest(similarity, self._num_neighbours)
-        if oneself is None:
-            return who, np.ones(who.shape, bool)
+            counts = np.isfinite(np.take_along_axis(similarity, who, axis=1))
+        elif self._pool == "random":
+            who = self._drawn[rows]
+            strangers = np.broadcast_to(~oneself, (len(rows), len(self._directions)))
+            counts = np.take_along_axis(strangers, who, axis=1)
         past = np.argsort(~oneself, axis=1, kind="stable")[:, : oneself.sum(axis=1).max()]
-        counts = [~np.take_along_axis(oneself, who, axis=1)]  # not as a neighbour as well
-        counts.append(np.take_along_axis(oneself, past, axis=1))
-        return np.hstack([who, past]), np.hstack(counts)
+        if past.size:
+            counts = np.hstack([counts, np.take_along_axis(oneself, past, axis=1)])
+            who = np.hstack([who, past])
+        return who, counts
 
 
 def _sum(weight: Float[np.ndarray, "b n"], example: Float[np.ndarray, "b n I"]) -> np.ndarray:

@@ -14,8 +14,9 @@ from jaxtyping import Float, Int
 
 from personalllm_env.agents.hearing import Histories
 
-_STEPS, _MIXTURE_STEPS, _LOOKS = 12, 12, 3  # further steps change gains by less than .005
+_STEPS, _MIXTURE_STEPS, _LOOKS = 12, 12, 4  # further steps change gains by less than .005
 _PSEUDO_USERS = 5.0  # with which a component's covariance is drawn to the pooled one
+_CHUNK = 64  # users whose statements are expanded at once, so that they stay in the cache
 
 
 class TastePrior(NamedTuple):
@@ -38,6 +39,21 @@ class Quadratic(NamedTuple):
     precision: Float[np.ndarray, "U A A"]
     linear: Float[np.ndarray, "U A"]
 
+    def onto(
+        self, mean: Float[np.ndarray, "A"], axes: Float[np.ndarray, "A R"], noise: float
+    ) -> Quadratic:
+        """Returns it as a function of z, for tastes mean + axes @ z."""
+        linear = (self.linear - self.precision @ mean) @ axes
+        return Quadratic(axes.T @ self.precision @ axes / noise, linear / noise)
+
+
+class Gaussian(NamedTuple):
+    """Tastes are N(mean, covariance); ratings have this noise variance around them."""
+
+    mean: Float[np.ndarray, "A"]
+    covariance: Float[np.ndarray, "A A"]
+    noise: float
+
 
 def softmax_beside(margins: Float[np.ndarray, "*B J"]) -> Float[np.ndarray, "*B J"]:
     """Returns each other alternative's probability; the pick's own margin is 0."""
@@ -48,21 +64,27 @@ def softmax_beside(margins: Float[np.ndarray, "*B J"]) -> Float[np.ndarray, "*B 
 
 def quadratic(histories: Histories, at: Float[np.ndarray, "U A"]) -> Quadratic:
     """Expands every user's log likelihood around a taste of theirs."""
-    u, n, j, a = histories.lines.shape
-    flat = histories.lines.reshape(u, n * j, a)
-    if histories.target is not None:
-        transposed = flat.swapaxes(1, 2)
-        linear = np.matmul(transposed, histories.target.reshape(u, n * j, 1))[:, :, 0]
-        return Quadratic(np.matmul(transposed, flat), linear)
-    chance = softmax_beside(np.matmul(flat, at[:, :, None]).reshape(u, n, j))
-    chance *= histories.known[:, :, None]
-    weighted = flat * chance.reshape(u, n * j, 1)
-    means = weighted.reshape(u, n, j, a).sum(axis=2)
-    precision = np.matmul(weighted.swapaxes(1, 2), flat)
-    precision -= np.matmul(means.swapaxes(1, 2), means)
-    return Quadratic(
-        precision, np.matmul(precision, at[:, :, None])[:, :, 0] - means.sum(axis=1)
-    )
+    precision = np.empty((*at.shape, at.shape[1]))
+    linear = np.empty_like(at)
+    for start in range(0, len(at), _CHUNK):
+        rows = slice(start, start + _CHUNK)
+        lines, here = histories.lines[rows], at[rows, :, None]
+        u, n, j, a = lines.shape
+        flat = lines.reshape(u, n * j, a)
+        if histories.target is not None:
+            across = flat.swapaxes(1, 2)
+            precision[rows] = np.matmul(across, flat)
+            linear[rows] = np.matmul(across, histories.target[rows, :, None])[:, :, 0]
+            continue
+        # Of padding, the lines are 0, and so is all that follows.
+        chance = softmax_beside(np.matmul(flat, here).reshape(u, n, j))
+        weighted = lines * chance[..., None]
+        means = weighted.sum(axis=2)
+        hessian = np.matmul(weighted.reshape(flat.shape).swapaxes(1, 2), flat)
+        hessian -= np.matmul(means.swapaxes(1, 2), means)
+        precision[rows] = hessian
+        linear[rows] = np.matmul(hessian, here)[:, :, 0] - means.sum(axis=1)
+    return Quadratic(precision, linear)
 
 
 def fit_taste(histories: Histories, *, rank: int, components: int) -> TastePrior:
@@ -70,90 +92,99 @@ def fit_taste(histories: Histories, *, rank: int, components: int) -> TastePrior
 
     Args:
         histories: What other users said.
-        rank: R, how many axes of the Gaussian's covariance are kept.
+        rank: R, how many axes are kept: those along which users differ most in what they say.
         components: C; 1 for a single Gaussian.
     """
-    mean, covariance, noise, said = _gaussian(histories)
-    values, vectors = np.linalg.eigh(covariance)
-    kept = np.argsort(values)[::-1][: min(rank, len(values))]
-    axes = vectors[:, kept] * np.sqrt(np.maximum(values[kept], 1e-12))
-    low = Quadratic(
-        axes.T @ said.precision @ axes, (said.linear - said.precision @ mean) @ axes
-    )
-    r = len(kept)
-    if components == 1:
-        one = np.ones(1), np.zeros((1, r)), np.eye(r)[None]
-        return TastePrior(mean, axes, *one, noise)
-    mixture = _mixture(low, noise, components)
+    (mean, covariance, noise), said = _gaussian(histories)
+    # Axes on which tastes are N(0, I), by how much of what is said they explain.
+    root = np.linalg.cholesky(covariance)
+    explained, turn = np.linalg.eigh(root.T @ said.precision.sum(axis=0) @ root)
+    axes = root @ turn[:, : -min(rank, len(turn)) - 1 : -1]
+    r = axes.shape[1]
+    mixture = np.ones(1), np.zeros((1, r)), np.eye(r)[None]
+    if components > 1:
+        mixture = _mixture(said.onto(mean, axes, noise), components)
     return TastePrior(mean, axes, *mixture, noise)
 
 
-def _gaussian(
-    histories: Histories,
-) -> tuple[Float[np.ndarray, "A"], Float[np.ndarray, "A A"], float, Quadratic]:
-    """Returns mean, covariance, noise and the statements as they look at the end."""
-    ratings = histories.target is not None
-    u, _, _, a = histories.lines.shape
-    count = max(int(histories.known.sum()), 1)
-    mean, noise = np.zeros(a), 1.0
-    said = quadratic(histories, np.tile(mean, (u, 1)))
-    for _ in range(1 if ratings else 5):  # everybody's taste, by Newton's method
-        said = quadratic(histories, np.tile(mean, (u, 1)))
-        pooled = said.precision.sum(axis=0)
-        small = 1e-3 * np.trace(pooled) / a * np.eye(a)
-        mean = np.linalg.solve(pooled + small, said.linear.sum(axis=0))
+def _gaussian(histories: Histories) -> tuple[Gaussian, Quadratic]:
+    """Returns the spread of tastes, and what was said as it looks at the end."""
+    u, a = len(histories.lines), histories.lines.shape[-1]
+    ratings, count = histories.target is not None, int(histories.known.sum())
+    said = quadratic(histories, np.zeros((u, a)))
+    pooled = said.precision.sum(axis=0)
+    small = (1e-3 * np.trace(pooled) / a + 1e-9) * np.eye(a)
+    mean = np.linalg.solve(pooled + small, said.linear.sum(axis=0))
     square = 0.0 if histories.target is None else float((histories.target**2).sum())
-    if ratings:
-        noise = _noise(said, mean[None], np.zeros((1, a, a)), square, count)
-    per_statement = np.trace(said.precision.sum(axis=0)) / a / count
-    covariance = np.eye(a) * noise / (30.0 * max(per_statement, 1e-9))
-    own = np.tile(mean, (u, 1))
+    noise = max((square - mean @ said.linear.sum(axis=0)) / count, 1e-6) if ratings else 1.0
+    covariance = 0.3 * noise * count / max(np.trace(pooled), 1e-9) * np.eye(a)
+    belief = Gaussian(mean, covariance, noise)
     for look in range(1 if ratings else _LOOKS):
         if look:
             said = quadratic(histories, own)
         for _ in range(_STEPS if ratings else _STEPS // 2):
-            inverse = np.linalg.inv(covariance)
-            spread = np.linalg.inv(inverse + said.precision / noise)
-            own = np.matmul(spread, (said.linear / noise + inverse @ mean)[:, :, None])[:, :, 0]
-            mean = own.mean(axis=0)
-            covariance = spread.mean(axis=0) + (own - mean).T @ (own - mean) / u
-            if ratings:
-                noise = _noise(said, own, spread, square, count)
-    return mean, covariance, noise, said
+            belief, own = improve(belief, said, (square, count) if ratings else None)
+    return belief, said
 
 
-def _noise(
-    said: Quadratic,
-    means: Float[np.ndarray, "#U A"],
-    spread: Float[np.ndarray, "#U A A"],
-    square: float,
-    count: int,
-) -> float:
-    """Returns the expected squared error of the ratings."""
-    second = spread + means[:, :, None] * means[:, None]
-    total = square - 2 * (said.linear * means).sum() + (said.precision * second).sum()
-    return max(float(total) / count, 1e-6)
+def improve(
+    prior: Gaussian, said: Quadratic, ratings: tuple[float, int] | None
+) -> tuple[Gaussian, Float[np.ndarray, "U A"]]:
+    """Takes one step of parameter-expanded EM (Liu, Rubin & Wu, Biometrika 1998).
+
+    The expansion is a common factor on how far users are from the mean: plain EM needs
+    hundreds of steps to move variance between tastes and noise.
+
+    Args:
+        prior: Where to start.
+        said: By U users.
+        ratings: Their sum of squares and their number; None for picks, which have no noise.
+
+    Returns:
+        A prior under which what was said is at least as likely, and the users' posterior means
+        under the one given.
+    """
+    mean, covariance, noise = prior
+    u, a = said.linear.shape
+    inverse = np.linalg.inv(covariance)
+    spread = np.linalg.inv(inverse + said.precision / noise)
+    seen = said.linear - said.precision @ mean
+    off = np.matmul(spread, seen[:, :, None])[:, :, 0] / noise
+    within = spread.sum(axis=0)
+    centre = off.mean(axis=0)
+    scatter = within + (off - centre).T @ (off - centre)
+    explained = (seen * off).sum()
+    # tr(precision spread) = noise (A - tr(inverse spread)), user by user.
+    second = np.vecdot(off, np.matmul(said.precision, off[:, :, None])[:, :, 0]).sum()
+    second += noise * (u * a - (inverse * within).sum())
+    factor = explained / second if second > 0 else 1.0
+    if ratings is not None:
+        square, count = ratings
+        pooled = said.precision.sum(axis=0)
+        square += (mean @ pooled - 2 * said.linear.sum(axis=0)) @ mean
+        noise = max((square - 2 * factor * explained + factor**2 * second) / count, 1e-6)
+    covariance = factor**2 * scatter / u
+    return Gaussian(mean + factor * centre, covariance, noise), mean + off
 
 
 def _mixture(
-    said: Quadratic, noise: float, num: int
+    said: Quadratic, num: int
 ) -> tuple[Float[np.ndarray, "C"], Float[np.ndarray, "C R"], Float[np.ndarray, "C R R"]]:
     """Fits a mixture to tastes whose single Gaussian is N(0, 1) on every axis."""
     u, r = said.linear.shape
-    precision, linear = said.precision / noise, said.linear / noise
-    own = np.linalg.solve(np.eye(r) + precision, linear[:, :, None])[:, :, 0]
+    own = np.linalg.solve(np.eye(r) + said.precision, said.linear[:, :, None])[:, :, 0]
     centres = own[_apart(own, min(num, u))]
     weights = np.full(len(centres), 1 / len(centres))
     covariances = np.tile(0.3 * np.eye(r), (len(centres), 1, 1))
     for _ in range(_MIXTURE_STEPS):
-        posterior = condition(weights, centres, covariances, precision, linear)
-        share = posterior.share
+        share, means, spread = condition(weights, centres, covariances, said)
         total = share.sum(axis=0)
         weights = (total + 1) / (total + 1).sum()
-        centres = np.einsum("uc,ucr->cr", share, posterior.means) / (total[:, None] + 1e-9)
-        off = posterior.means - centres
-        within = np.einsum("uc,ucrs->crs", share, posterior.covariances)
-        within += np.einsum("uc,ucr,ucs->crs", share, off, off)
+        centres = np.einsum("uc,ucr->cr", share, means) / (total[:, None] + 1e-9)
+        off = means - centres
+        within = np.einsum("uc,ucrs->crs", share, spread)
+        weighted = (off * share[:, :, None]).transpose(1, 2, 0)
+        within += np.matmul(weighted, off.swapaxes(0, 1))
         pooled = within.sum(axis=0) / u
         covariances = (within + _PSEUDO_USERS * pooled) / (total[:, None, None] + _PSEUDO_USERS)
     return weights, centres, covariances
@@ -184,14 +215,13 @@ def condition(
     weights: Float[np.ndarray, "C"],
     centres: Float[np.ndarray, "C R"],
     covariances: Float[np.ndarray, "C R R"],
-    precision: Float[np.ndarray, "U R R"],
-    linear: Float[np.ndarray, "U R"],
+    said: Quadratic,
 ) -> Conditioned:
     """Conditions a mixture of Gaussians on a quadratic log likelihood per user."""
     inverse = np.linalg.inv(covariances)
     pull = np.matmul(inverse, centres[:, :, None])[:, :, 0]
-    after = np.linalg.inv(inverse + precision[:, None])
-    total = pull + linear[:, None]
+    after = np.linalg.inv(inverse + said.precision[:, None])
+    total = pull + said.linear[:, None]
     means = np.matmul(after, total[..., None])[..., 0]
     log_share = np.log(weights) - 0.5 * np.vecdot(pull, centres) + 0.5 * np.vecdot(total, means)
     log_share += 0.5 * (np.linalg.slogdet(after)[1] - np.linalg.slogdet(covariances)[1])

@@ -155,5 +155,125 @@ def calibration(
         raise _fail(error) from None
 
 
+_Out = Annotated[Path, typer.Option(help="Folder of the results; a run goes on where it was.")]
+_BENCHMARK = Path("results/benchmark")
+
+
+@app.command()
+def tracks() -> None:
+    """Lists the benchmark's tracks: what they ask, and their settings."""
+    from personalllm_env.benchmark.commands import show_tracks
+
+    show_tracks(_console())
+
+
+@app.command()
+def benchmark(
+    track: Annotated[
+        list[str] | None, typer.Option(help="A name, or module:NAME. Repeatable. Default: all.")
+    ] = None,
+    agent: Annotated[
+        list[str] | None, typer.Option(help="As for compare. Repeatable. Default: all.")
+    ] = None,
+    size: Annotated[str, typer.Option(help="smoke, default or paper.")] = "default",
+    users: Annotated[int | None, typer.Option(help="Per seed, instead of the size's.")] = None,
+    seeds: Annotated[int | None, typer.Option(help="Instead of the size's.")] = None,
+    bank: Annotated[str, typer.Option(help="As for compare.")] = "synthetic",
+    out: _Out = _BENCHMARK,
+    workers: Annotated[int | None, typer.Option(help="Processes. Default: one a core.")] = None,
+    ray: Annotated[
+        str | None, typer.Option(help="A Ray cluster's address, 'auto' or 'local'.")
+    ] = None,
+    estimate: Annotated[
+        bool, typer.Option("--estimate", help="Say what it would take, and stop.")
+    ] = False,
+) -> None:
+    """Runs agents on tracks, stores every result at once, and writes the report."""
+    from personalllm_env.benchmark import commands
+
+    console = _console()
+    try:
+        request = commands.Request(track or (), agent or (), size, users, seeds, bank)
+        commands.show_estimate(request, out, workers, console)
+        if estimate:
+            return
+        outcome = commands.run(request, out, workers=workers, ray=ray, console=console)
+        if not outcome.interrupted and outcome.finished:
+            commands.report(request, out, out / "report", None, console)
+    except (ValueError, LookupError, OSError, ImportError, RuntimeError) as error:
+        raise _fail(error) from None
+    except KeyboardInterrupt:
+        console.print("Interrupted. What is finished is kept; the same command goes on.")
+        raise typer.Exit(130) from None
+    if outcome.interrupted or outcome.failed:
+        raise typer.Exit(130 if outcome.interrupted else 1)
+
+
+@app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(help="Where `benchmark` put its results.")] = (
+        _BENCHMARK
+    ),
+    out: Annotated[Path | None, typer.Option(help="Default: report/ in that folder.")] = None,
+    markdown: Annotated[
+        Path | None, typer.Option(help="Write the leaderboard as Markdown, too.")
+    ] = None,
+) -> None:
+    """Writes the page, figures and tables from stored results; runs nothing."""
+    from personalllm_env.benchmark import commands
+
+    try:
+        request = commands.saved_request(folder)
+        commands.report(request, folder, out or folder / "report", markdown, _console())
+    except (ValueError, LookupError, OSError, ImportError) as error:
+        raise _fail(error) from None
+
+
+@app.command()
+def history(
+    out: Annotated[Path, typer.Option(help="The Parquet file.")] = Path("history.parquet"),
+    users: Annotated[int, typer.Option(help="How many.")] = 10_000,
+    interactions: Annotated[int, typer.Option(help="Per user.")] = 50,
+    feedback: Annotated[
+        str, typer.Option(help="Channels with commas between them, or JSON.")
+    ] = "choice",
+    bank: Annotated[str, typer.Option(help="As for compare.")] = "synthetic",
+    concentration: Annotated[float, typer.Option(help="Of the users' Dirichlet law.")] = 0.05,
+    seed: Annotated[int, typer.Option(help="Of the history.")] = 0,
+    paper_format: Annotated[
+        bool, typer.Option("--paper-format", help="PersonalLLM's columns, a row per user.")
+    ] = False,
+    texts: Annotated[
+        bool, typer.Option("--texts", help="Write out what was asked and shown, too.")
+    ] = False,
+) -> None:
+    """Records what other users see and say, as a data set of its own."""
+    from personalllm_env import commands
+    from personalllm_env.feedback import feedback_model
+    from personalllm_env.histories import write_history
+
+    console = _console()
+    try:
+        commands.check_numbers(1, users=users, interactions=interactions)
+        commands.check_numbers(0, seed=seed)
+        model = feedback_model(parse_feedback(feedback))
+        task = commands.build_task(
+            bank,
+            duel=any(channel.num_shown == 2 for channel in model.channels),
+            feedback=model,
+            concentration=concentration,
+            horizon=interactions,
+        )
+        database = write_history(task, users, seed, out, paper=paper_format, texts=texts)
+    except (ValueError, LookupError, OSError, ImportError) as error:
+        raise _fail(error) from None
+    console.print(
+        f"{len(database.user)} interactions of {users} users with\n{task.bank!r}\nin {out}, "
+        f"{out.stat().st_size / 1e3:,.0f} kB",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
 if __name__ == "__main__":
     app()

@@ -127,7 +127,7 @@ def show_comparison(rows: list[Row], task: Task, console: Console) -> None:
         "regret: cumulative, per user. score: normalised, 0 = uniform, 1 = oracle. gain: "
         "personalisation gain, 0 = popular, 1 = oracle.\n"
         "best: share of interactions with no regret. µs: per decision.\n"
-        "±: half the 95 % interval of a paired bootstrap over users, given the histories.\n"
+        "±: half the 95 % interval, paired bootstrap over users, widened by seeds' spread.\n"
         "*: sees what no real system could; `personalllm-env agents` says what.",
         style="dim",
         highlight=False,

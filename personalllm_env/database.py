@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 
+from personalllm_env.bank import ResponseBank
 from personalllm_env.core import Fixed, candidates
 from personalllm_env.session import Session
 from personalllm_env.streams import derived_seed
@@ -76,6 +76,59 @@ class Database:
         return Feedback(self.reward[rows], heard, said, np.zeros(len(heard), dtype=bool))
 
 
+def check_database(database: Database, bank: ResponseBank, where: str = "database") -> None:
+    """Checks that interactions fit together and that what they are about is in a bank.
+
+    Args:
+        database: The interactions.
+        bank: What they are about.
+        where: What an error calls the database.
+
+    Raises:
+        ValueError: Naming the column and the row (from 1) of what does not fit.
+    """
+    n, k = len(database.user), bank.num_responses
+    said = {f"said {name}": values for name, values in database.said.items()}
+    numbers = {"reward": database.reward, **said}
+    columns = {"prompt": database.prompt, "action": database.action, "heard": database.heard}
+    for name, column in {**columns, **numbers}.items():
+        if len(column) != n:
+            raise ValueError(f"{where}: {name} has {len(column)} rows beside {n} of user")
+    falls = np.diff(database.user, prepend=0) < 0
+    _all_rows(~falls, where, "user", database.user, "sorted and not negative")
+    for name, column, high in (
+        ("prompt", database.prompt, bank.num_prompts),
+        ("action", database.action, k),
+        *((f"said {c}", v, k) for c, v in database.said.items() if c == "click"),
+    ):
+        good = (column >= 0) & (column < high) & (column == np.floor(column))
+        good = good if good.ndim == 1 else good.all(axis=1)
+        _all_rows(good, where, name, column, f"in 0..{high - 1}")
+    for name, column in numbers.items():
+        _all_rows(np.isfinite(column), where, name, column, "finite")
+    if database.identity is not None:
+        present = np.unique(database.user)
+        if not len(present) == database.num_users == len(database.identity):
+            raise ValueError(
+                f"{where}: identities of {len(database.identity)} users, but interactions of "
+                f"{len(present)} among 0..{database.num_users - 1}"
+            )
+
+
+def _all_rows(
+    good: Bool[np.ndarray, "N"],
+    where: str,
+    name: str,
+    column: Shaped[np.ndarray, "N *S"],
+    wanted: str,
+) -> None:
+    if not good.all():
+        row = int(np.argmin(good))
+        raise ValueError(
+            f"{where}: {name}, row {row + 1}: expected {wanted}, got {column[row].tolist()}"
+        )
+
+
 def record_history(task: Task, *, num_users: int, seed: int) -> Database:
     """Lets uniformly random responses be shown to users of the task's train side.
 
@@ -89,55 +142,74 @@ def record_history(task: Task, *, num_users: int, seed: int) -> Database:
     Returns:
         The interactions.
     """
-    has_split = getattr(task.population, "is_test", None) is not None
-    undelayed = replace(task.feedback, delay=0)  # the record is kept after everything arrived
-    task = replace(
-        task,
-        feedback=undelayed,
-        split="train",
-        user_split="train" if has_split else task.user_split,
-    )
-    session = Session(task, np.arange(num_users))
+    task = _train_side(task)
     known = None
     if task.recognise and isinstance(task.population, UserPopulation):
         known = np.resize(task.population.users(task.user_split), num_users)
+    session = Session(task, np.arange(num_users))
     session.begin(derived_seed(seed, "history"), fixed=Fixed(user=known))
-    rng = np.random.default_rng(derived_seed(seed, "history actions"))
-    k, s = task.bank.num_responses, task.num_shown
-    present = np.ones(num_users, bool)
-    steps: dict[str, list[np.ndarray]] = defaultdict(list)
-    shown_at: list[np.ndarray] = []
-    for t in range(task.horizon):
-        action = rng.random((num_users, k)).argsort(axis=1)[:, :s]
-        rows = candidates(task, session.episodes, session.at) % k  # shown order -> bank order
-        feedback, _ = session.step(action)
-        said = dict(feedback.said)
-        if "click" in said:
-            clicked = said["click"].astype(np.int64)[:, None]
-            in_bank = np.take_along_axis(rows, clicked, axis=1)[:, 0].astype(np.float32)
-            said["click"] = np.where(feedback.heard, in_bank, np.float32(0))
-        shown = np.take_along_axis(rows, action, axis=1)
-        prompt = session.episodes.prompt[t]
-        steps["prompt"].append(prompt)
-        steps["reward"].append(feedback.reward)
-        steps["heard"].append(feedback.heard)
-        steps["present"].append(present)
-        shown_at.append(shown)
-        for name, value in said.items():
-            steps[f"said {name}"].append(value)
-        present = present & ~feedback.left
-    by_user = {name: np.stack(values, axis=1).ravel() for name, values in steps.items()}
-    keep = by_user["present"]
-    names = [channel.name for channel in task.feedback.channels]
+    log = _record(session, np.random.default_rng(derived_seed(seed, "history actions")))
+    present = log.pop("present").ravel()
+    rows = slice(None) if present.all() else present
+    # A user's interactions are side by side, so that rows come by user and then by time.
+    flat = {name: values.reshape(-1, *values.shape[2:])[rows] for name, values in log.items()}
+    channels = [channel.name for channel in task.feedback.channels]
     return Database(
-        user=np.repeat(np.arange(num_users), task.horizon)[keep],
-        prompt=by_user["prompt"][keep],
-        action=np.stack(shown_at, axis=1).reshape(-1, s)[keep],
-        reward=by_user["reward"][keep],
-        heard=by_user["heard"][keep],
-        said={name: by_user[f"said {name}"][keep] for name in names},
+        user=np.repeat(np.arange(num_users), task.horizon)[rows],
+        prompt=flat["prompt"],
+        action=flat["action"],
+        reward=flat["reward"],
+        heard=flat["heard"],
+        said={name: flat[f"said {name}"] for name in channels},
         prompt_features=task.bank.prompt_features,
         response_features=task.bank.response_features,
         identity=known,
         scores=task.bank.scores if task.white_box else None,
     )
+
+
+def _train_side(task: Task) -> Task:
+    has_split = getattr(task.population, "is_test", None) is not None
+    return replace(
+        task,
+        feedback=replace(task.feedback, delay=0),  # the record is kept after all has arrived
+        split="train",
+        user_split="train" if has_split else task.user_split,
+    )
+
+
+def _record(
+    session: Session, rng: np.random.Generator
+) -> dict[str, Shaped[np.ndarray, "U T *S"]]:
+    """Plays the session's episodes with random actions; returns what happened, in columns.
+
+    Responses are recorded in the bank's order, whatever the order shown.
+    """
+    task, num_users = session.task, len(session.rows)
+    k, s = task.bank.num_responses, task.num_shown
+    log: dict[str, np.ndarray] = {}
+    present = np.ones(num_users, dtype=bool)
+    for t in range(task.horizon):
+        action = rng.random((num_users, k)).argsort(axis=1)[:, :s]
+        in_bank = candidates(task, session.episodes, session.at) % k
+        prompt = session.episodes.prompt[t]
+        feedback, _ = session.step(action)
+        now = {
+            "prompt": prompt,
+            "action": np.take_along_axis(in_bank, action, axis=1),
+            "reward": feedback.reward,
+            "heard": feedback.heard,
+            "present": present,
+            **{f"said {name}": values for name, values in feedback.said.items()},
+        }
+        if "click" in feedback.said:
+            clicked = feedback.said["click"].astype(np.int64)[:, None]
+            clicked = np.take_along_axis(in_bank, clicked, axis=1)[:, 0].astype(np.float32)
+            now["said click"] = np.where(feedback.heard, clicked, np.float32(0))
+        for name, values in now.items():
+            if t == 0:
+                shape = (num_users, task.horizon, *values.shape[1:])
+                log[name] = np.empty(shape, dtype=values.dtype)
+            log[name][:, t] = values
+        present = present & ~feedback.left
+    return log

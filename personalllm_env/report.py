@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import os
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
+from personalllm_env.estimates import Design, Statistics, intervals, ratio
 from personalllm_env.runner import Comparison, Run
-
-_RESAMPLES = 1999
-_CONFIDENCE = 0.95
 
 
 class Estimate(NamedTuple):
@@ -49,53 +46,98 @@ class Row:
     microseconds: float
 
 
-def per_user(runs: list[Run]) -> tuple[Float[np.ndarray, "N"], Float[np.ndarray, "N"]]:
-    """Returns each user's total utility under the agent and under the oracle, all seeds."""
-    utility = np.concatenate([run.utility.sum(axis=1) for run in runs])
-    regret = np.concatenate([run.regret.sum(axis=1) for run in runs])
-    return utility, utility + regret
+@dataclass(frozen=True)
+class Paired:
+    """A comparison as arrays in which all agents have the same users, in the same order.
 
-
-def bootstrap_ratio(
-    agent: Float[np.ndarray, "N"],
-    floor: Float[np.ndarray, "N"],
-    ceiling: Float[np.ndarray, "N"],
-) -> Estimate:
-    """Returns mean(agent - floor) / mean(ceiling - floor) with a paired percentile interval.
-
-    Users are resampled whole, the three totals of a user staying together; the interval is
-    ``scipy.stats.bootstrap``'s.
+    Attributes:
+        names: The agents'.
+        regret: Best utility minus that of what was shown.
+        present: Whether the user was still there.
+        design: Which users belong together.
     """
-    from scipy.stats import DegenerateDataWarning, bootstrap
 
-    gap = float((ceiling - floor).mean())
-    if abs(gap) < 1e-12:
-        return Estimate(float("nan"), float("nan"), float("nan"))
-    value = float((agent - floor).mean()) / gap
-    if np.allclose(agent, floor, atol=1e-9) or np.allclose(agent, ceiling, atol=1e-9):
-        return Estimate(value, value, value)
-    if len(agent) < 2:
-        return Estimate(value, float("nan"), float("nan"))
+    names: tuple[str, ...]
+    regret: Float[np.ndarray, "A N T"]
+    present: Bool[np.ndarray, "A N T"]
+    design: Design
 
-    def ratio(a: np.ndarray, f: np.ndarray, c: np.ndarray, axis: int) -> np.ndarray:
-        # Of very few users a resample may have no gap; then there is no interval.
-        with np.errstate(divide="ignore", invalid="ignore"):
-            return np.asarray((a - f).mean(axis=axis) / (c - f).mean(axis=axis))
+    def reference(self, name: str) -> Float[np.ndarray, "N T"]:
+        """Returns the regret of an agent that others are measured against; 0 without it."""
+        if name not in self.names:
+            return np.zeros(self.regret.shape[1:])
+        return np.asarray(self.regret[self.names.index(name)])
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DegenerateDataWarning)
-        interval = bootstrap(
-            (agent, floor, ceiling),
-            ratio,
-            paired=True,
-            vectorized=True,
-            n_resamples=_RESAMPLES,
-            confidence_level=_CONFIDENCE,
-            method="percentile",
-            rng=np.random.default_rng(0),
-            batch=200,
-        ).confidence_interval
-    return Estimate(value, float(interval.low), float(interval.high))
+
+def pair(comparison: Comparison) -> Paired:
+    """Lays the seeds' users in a row, for all agents.
+
+    Raises:
+        ValueError: If there is no agent or no seed, or not the same users for everybody.
+    """
+    shapes = {name: [r.regret.shape for r in runs] for name, runs in comparison.runs.items()}
+    if not shapes or not comparison.seeds:
+        raise ValueError("estimates need one agent and one seed or more, got none")
+    (first, expected), *others = shapes.items()
+    for name, found in others:
+        if found != expected:
+            raise ValueError(
+                f"agents must have met the same users: {first!r} has (users, interactions) "
+                f"{expected}, one per seed, {name!r} {found}"
+            )
+    return Paired(
+        tuple(shapes),
+        np.stack(
+            [np.concatenate([r.regret for r in runs]) for runs in comparison.runs.values()]
+        ),
+        np.stack(
+            [np.concatenate([r.present for r in runs]) for runs in comparison.runs.values()]
+        ),
+        Design(tuple(shape[0] for shape in expected)),
+    )
+
+
+def regret_per_user(paired: Paired) -> Statistics:
+    """Returns cumulative regret over the episode, per agent."""
+    ones = np.ones((1, paired.design.num_users))
+    return ratio(paired.design, paired.regret.sum(axis=2), ones)
+
+
+def share_of_regret(
+    paired: Paired, reference: str, interactions: slice = slice(None)
+) -> Statistics:
+    """Returns each agent's regret as a share of the reference's, over some interactions.
+
+    Normalised score and personalisation gain are 1 minus this: with ``uniform`` as the
+    reference, (agent - uniform) / (oracle - uniform) in utilities, since the oracle has no
+    regret; with ``popular`` the gain.
+    """
+    window = paired.regret[:, :, interactions].sum(axis=2)
+    against = paired.reference(reference)[:, interactions].sum(axis=1)
+    return ratio(paired.design, window, against[None])
+
+
+def best_picks(paired: Paired) -> Statistics:
+    """Returns the share of interactions with regret 0, of those before a user leaves."""
+    picked = (paired.regret <= 0) & paired.present
+    number = paired.present.sum(axis=2).astype(np.float64)
+    return ratio(paired.design, picked.sum(axis=2).astype(np.float64), number)
+
+
+def estimates(paired: Paired, statistics: Statistics) -> list[Estimate]:
+    """Returns a statistic per agent with its 95 % interval."""
+    return [Estimate(*map(float, row)) for row in intervals(paired.design, statistics)]
+
+
+def one_minus(paired: Paired, statistics: Statistics) -> list[Estimate]:
+    """Returns 1 minus a share per agent, with its 95 % interval."""
+    found = estimates(paired, statistics)
+    return [Estimate(1 - value, 1 - high, 1 - low) for value, low, high in found]
+
+
+def microseconds(runs: list[Run]) -> float:
+    """Returns the time inside the agent per decision."""
+    return 1e6 * sum(run.seconds for run in runs) / sum(run.regret.size for run in runs)
 
 
 def summarise(comparison: Comparison) -> list[Row]:
@@ -103,38 +145,27 @@ def summarise(comparison: Comparison) -> list[Row]:
 
     Score and gain are NaN unless agents called ``uniform`` and ``popular`` took part.
     """
-    totals = {name: per_user(runs) for name, runs in comparison.runs.items()}
-    rows = []
-    for name, runs in comparison.runs.items():
-        utility, best = totals[name]
-        nowhere = np.full_like(utility, np.nan)
-        floor, popular = (totals.get(n, (nowhere,))[0] for n in ("uniform", "popular"))
-        regrets = np.concatenate([run.regret for run in runs])
-        present = np.concatenate([run.present for run in runs])
-        zero = np.zeros_like(best)
-        decisions = regrets.size
-        rows.append(
-            Row(
-                agent=name,
-                privileges=comparison.privileges[name],
-                regret=bootstrap_ratio(best - utility, zero, np.ones_like(best)),
-                score=_ratio_or_nan(utility, floor, best),
-                gain=_ratio_or_nan(utility, popular, best),
-                best_picks=float((regrets[present] <= 0).mean()),
-                microseconds=1e6 * sum(run.seconds for run in runs) / decisions,
-            )
+    paired = pair(comparison)
+    columns = zip(
+        paired.names,
+        estimates(paired, regret_per_user(paired)),
+        one_minus(paired, share_of_regret(paired, "uniform")),
+        one_minus(paired, share_of_regret(paired, "popular")),
+        best_picks(paired).value,
+        strict=True,
+    )
+    return [
+        Row(
+            agent=name,
+            privileges=comparison.privileges[name],
+            regret=regret,
+            score=score,
+            gain=gain,
+            best_picks=float(best),
+            microseconds=microseconds(comparison.runs[name]),
         )
-    return rows
-
-
-def _ratio_or_nan(
-    agent: Float[np.ndarray, "N"],
-    floor: Float[np.ndarray, "N"],
-    ceiling: Float[np.ndarray, "N"],
-) -> Estimate:
-    if np.isnan(floor).any():
-        return Estimate(float("nan"), float("nan"), float("nan"))
-    return bootstrap_ratio(agent, floor, ceiling)
+        for name, regret, score, gain, best in columns
+    ]
 
 
 def write_columns(comparison: Comparison, path: str | os.PathLike[str]) -> None:

@@ -24,6 +24,7 @@ _CHECKED = (
         "session",
     ),
     *("belief", "bank", "decoding", "database"),
+    *("histories", "history_files", "paper_files", "text_index", "fingerprints", "files"),
 )
 install_import_hook(
     [*(f"personalllm_env.{name}" for name in _CHECKED), "personalllm_env.agents"],

@@ -1,5 +1,7 @@
 """Histories of other users: whose, of what, in which order, and what silence leaves in them."""
 
+import hashlib
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -9,7 +11,7 @@ from personalllm_env.feedback import Click, Delay, Leave, Reward, Silence, feedb
 from personalllm_env.session import Session
 from personalllm_env.streams import derived_seed
 from personalllm_env.task import Task
-from personalllm_env.testing import tiny_bank
+from personalllm_env.testing import tiny_bank, tiny_tasks
 from personalllm_env.users import UserPopulation
 
 BANK = tiny_bank()
@@ -139,3 +141,22 @@ def test_seeds():
     np.testing.assert_array_equal(one.reward, same.reward)
     assert (one.action != other.action).any()
     assert (one.prompt != other.prompt).any()
+
+
+@pytest.mark.parametrize(
+    ("name", "digest"),
+    [("reward", "69660cf6ea0f124c"), ("duel", "8f6f22b36577ec75")],
+)
+def test_a_seeds_history_stays_what_it_was(name, digest):
+    """Whole numbers only, which are the same on every machine."""
+    database = record_history(tiny_tasks()[name], num_users=9, seed=5)
+    numbers = np.concatenate([database.user, database.prompt, database.action.ravel()])
+    found = hashlib.blake2b(numbers.astype("<i8").tobytes(), digest_size=8).hexdigest()
+    assert found == digest
+
+
+def test_what_is_recorded_is_read_only():
+    database = record_history(task_of(EXACT, "like"), num_users=2, seed=0)
+    for array in (database.prompt, database.action, database.reward, *database.said.values()):
+        with pytest.raises(ValueError, match="read-only"):
+            array[0] = 0

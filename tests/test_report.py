@@ -1,4 +1,4 @@
-"""From runs to numbers: by hand, exact at the references, and intervals that cover."""
+"""From runs to numbers and columns. Whether intervals cover is in test_estimates."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,14 @@ from pyarrow import parquet
 from personalllm_env.agents.linear import Popular
 from personalllm_env.agents.privileged import Oracle
 from personalllm_env.agents.simple import Uniform
-from personalllm_env.report import bootstrap_ratio, per_user, summarise, write_columns
+from personalllm_env.report import (
+    estimates,
+    one_minus,
+    pair,
+    share_of_regret,
+    summarise,
+    write_columns,
+)
 from personalllm_env.runner import Comparison, Entrant, Run, compare
 from personalllm_env.testing import tiny_tasks
 
@@ -50,16 +57,45 @@ def test_numbers_by_hand():
         assert estimate.low <= estimate.value <= estimate.high
 
 
-def test_seeds_are_pooled():
+def test_seeds_of_one_user_are_pooled():
     """Two seeds of one user each are what one seed of two users is."""
     split = {
         name: [Run(*(x[i : i + 1] for x in runs[0][:3]), runs[0].seconds / 2) for i in range(2)]
         for name, runs in BY_HAND.runs.items()
     }
     assert summarise(comparison(BY_HAND.privileges, **split)) == summarise(BY_HAND)
-    utility, best = per_user(split["agent"])
-    np.testing.assert_array_equal(utility, [7, 2])
-    np.testing.assert_array_equal(best, [8, 4])
+    paired = pair(comparison(**split))
+    assert paired.names == ("uniform", "popular", "agent", "oracle")
+    np.testing.assert_array_equal(paired.regret[2], [[0, 1], [0, 2]])
+    np.testing.assert_array_equal(paired.reference("popular"), [[0, 2], [1, 1]])
+
+
+def test_what_seeds_disagree_on_widens_intervals():
+    rng, best = np.random.default_rng(0), np.full((100, 5), 4.0)
+    names = [f"agent {i}" for i in range(6)]
+    regret = {name: rng.gamma(2.0, size=(3, 100, 5)) for name in names}
+
+    def widths(moved):
+        runs = {
+            n: [a_run(best - r[s] - moved[s], best) for s in range(3)]
+            for n, r in regret.items()
+        }
+        return [row.regret.high - row.regret.low for row in summarise(comparison(**runs))]
+
+    same, differ = widths([1.0, 1.0, 1.0]), widths([0.0, 1.0, 2.0])
+    assert np.divide(differ, same).min() > 2
+
+
+def test_agents_must_have_met_the_same_users():
+    one, two = a_run(BEST, BEST), a_run(BEST[:1], BEST[:1])
+    with pytest.raises(
+        ValueError, match=r"same users.*'a' has.*\[\(2, 2\)\].*'b' \[\(1, 2\)\]"
+    ):
+        summarise(comparison(a=one, b=two))
+    with pytest.raises(ValueError, match="same users"):
+        summarise(comparison(a=[one, one], b=one))
+    with pytest.raises(ValueError, match="one agent and one seed or more"):
+        summarise(Comparison({}, {}, ()))
 
 
 @pytest.mark.parametrize("kind", ["reward", "duel", "silence", "leaving"])
@@ -100,40 +136,27 @@ def test_without_references_there_is_no_scale():
 
 
 def test_intervals_of_very_few_users():
-    one = bootstrap_ratio(np.array([1.0]), np.array([0.0]), np.array([2.0]))
+    one = summarise(comparison(uniform=a_run([[0]], [[2]]), agent=a_run([[1]], [[2]])))[1].score
     assert one.value == 0.5
     assert np.isnan([one.low, one.high]).all()
     # Resamples of the first user alone have no gap to be a share of: no warning, no interval.
-    two = bootstrap_ratio(np.array([3.0, 1.0]), np.array([3.0, 0.0]), np.array([3.0, 2.0]))
-    assert two.value == 0.5
-    assert np.isnan([two.low, two.high]).all()
+    ends = [[3], [2]]
+    two = comparison(uniform=a_run([[3], [0]], ends), agent=a_run([[3], [1]], ends))
+    score = summarise(two)[1].score
+    assert score.value == 0.5
+    assert np.isnan([score.low, score.high]).all()
 
 
 def test_intervals_repeat_themselves():
-    rng = np.random.default_rng(0)
-    floor, agent = rng.standard_normal((2, 40))
-    ceiling = np.maximum(floor, agent) + 1
-    assert bootstrap_ratio(agent, floor, ceiling) == bootstrap_ratio(agent, floor, ceiling)
+    assert summarise(BY_HAND) == summarise(BY_HAND)
 
 
-def test_intervals_cover():
-    """Nominal 95 %; over 400 data sets of 60 users coverage within [.91, .98].
-
-    The binomial standard error is .011; percentile intervals at this size cover about 94 %.
-    Users differ much in level, as real ones do, which pairing must take out: an unpaired
-    interval would be several times as wide and cover always.
-    """
-    rng, truth, widths, hits = np.random.default_rng(0), 0.6, [], 0
-    for _ in range(400):
-        level = 5 * rng.standard_normal(60)
-        gap = 2 + rng.gamma(2.0, 0.5, 60)
-        agent = level + truth * gap + 0.5 * rng.standard_normal(60)
-        found = bootstrap_ratio(agent, level, level + gap)
-        hits += found.low <= truth <= found.high
-        widths.append(found.high - found.low)
-    assert 0.91 <= hits / 400 <= 0.98
-    expected = 2 * 1.96 * 0.5 / np.sqrt(60) / 3
-    assert np.mean(widths) == pytest.approx(expected, rel=0.15)
+def test_a_share_turned_round_keeps_its_interval():
+    paired = pair(BY_HAND)
+    shares = share_of_regret(paired, "uniform", slice(1, 2))
+    for share, score in zip(estimates(paired, shares), one_minus(paired, shares), strict=True):
+        assert score == (1 - share.value, 1 - share.high, 1 - share.low)
+    assert shares.value[2] == pytest.approx(3 / 6)
 
 
 # --- columns ----------------------------------------------------------------------------------

@@ -13,15 +13,17 @@ AGENTS = ROOT / "agents"
 # Who may be imported: the flow of the design, left to right. A module may import those of its
 # own layer and of the layers before it.
 LAYERS = (
-    ("types", "streams", "bank"),
+    ("types", "streams", "bank", "files", "fingerprints", "text_index"),
     ("users", "drift", "channels", "comparisons", "decoding"),
     ("feedback", "data"),
     ("task",),
     ("core",),
     ("session",),
     ("database", "belief", "envs"),
+    ("history_files", "paper_files"),
+    ("histories",),
     ("runner",),
-    ("registry", "report", "testing", "curves"),
+    ("registry", "report", "testing", "curves", "estimates"),
     ("plots",),
     ("benchmark",),
     ("commands",),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import importlib
 from collections.abc import Iterable
 
 from personalllm_env.benchmark.track import Track
@@ -29,7 +30,7 @@ TRACKS: dict[str, Track] = {
         ),
         Track(
             "duels-v0",
-            "What is learnt from preferences between two responses, both of which are paid for?",
+            "What is learnt from preferences between two responses, both paid for?",
             environment={"num_shown": 2, "feedback": "choice", "horizon": 100},
             history={"horizon": 50},
             reported=(1, 5, 20, 50),
@@ -103,15 +104,30 @@ TRACKS: dict[str, Track] = {
 
 
 def find_tracks(names: Iterable[str] = ()) -> list[Track]:
-    """Returns the tracks of these names, in the table's order; all of them for none.
+    """Returns the tracks of these names, or ``module:NAME`` of your own; all ours for none.
 
     Raises:
         LookupError: Naming the first that is unknown, and what is near it.
     """
-    wanted = list(names)
-    for name in wanted:
-        if name not in TRACKS:
-            near = difflib.get_close_matches(name, TRACKS, 1)
-            hint = f"did you mean {near[0]!r}? " if near else ""
-            raise LookupError(f"no track is called {name!r}; {hint}known: {', '.join(TRACKS)}")
-    return [track for name, track in TRACKS.items() if not wanted or name in wanted]
+    wanted = list(dict.fromkeys(names))
+    return [_find(name) for name in wanted] if wanted else list(TRACKS.values())
+
+
+def _find(name: str) -> Track:
+    if name in TRACKS:
+        return TRACKS[name]
+    module, colon, attribute = name.partition(":")
+    if not colon:
+        near = difflib.get_close_matches(name, TRACKS, 1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        known = ", ".join(TRACKS)
+        raise LookupError(
+            f"no track is called {name!r}; {hint}known: {known}, or module:NAME of your own"
+        )
+    try:
+        track = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise LookupError(f"cannot load track {name!r}: {error}") from error
+    if not isinstance(track, Track):
+        raise LookupError(f"{name!r} is not a Track but {track!r}")
+    return track

@@ -1,0 +1,150 @@
+"""The leaderboard as Markdown, for docs/leaderboard.md."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+
+from personalllm_env.benchmark.leaderboard import Standing, TrackTable
+from personalllm_env.benchmark.overview import (
+    NOTHING,
+    OverviewRow,
+    commands_of,
+    half_width,
+    number,
+    others_of,
+    overview,
+    rank_range,
+    significant,
+)
+from personalllm_env.benchmark.page_data import headline
+from personalllm_env.report import Estimate
+
+_DIGITS = 2  # of the overview
+
+_HOW_TO_READ = """\
+The number is the personalisation gain over the whole episode: 0 is what the best non-personal
+choice (`popular`) earns, 1 what an oracle earns that knows every user. ± is half of a 95 %
+interval. **Bold**: the best honest agent of a track and those that are not significantly
+behind it. Agents with \\* see what no real system could; they are not ranked."""
+
+_STATISTICS = """\
+All agents meet the same users, prompts and noise. Intervals are from a paired bootstrap of
+users within seeds, widened by the square root of the design effect where seeds differ by more
+than their users explain. Agents are tied unless their difference exceeds the critical value of
+all pairwise comparisons of honest agents at once (max-|t|, 5 % for a track). A range of ranks
+counts only significant differences."""
+
+
+def leaderboard_markdown(tables: Sequence[TrackTable], facts: Mapping[str, str]) -> str:
+    """Returns docs/leaderboard.md.
+
+    Args:
+        tables: One per track, in order.
+        facts: As for ``page.write_report``: those called ``command`` are shown as commands.
+
+    Raises:
+        ValueError: If there is no table.
+    """
+    if not tables:
+        raise ValueError("a leaderboard needs the table of one track or more, got none")
+    commands = commands_of(facts)
+    parts = [
+        "# Leaderboard",
+        "<!-- Written by a command from stored results (see the end): do not edit. -->",
+        _HOW_TO_READ,
+        _overview(tables),
+        *(part for table in tables for part in _track(table)),
+        "## How the numbers are made",
+        _STATISTICS,
+        "## How to reproduce",
+        *(f"{_plain(what)}:\n\n{_fenced(command)}" for what, command in commands.items()),
+        "\n".join(
+            f"- {_plain(key)}: {_plain(value)}" for key, value in others_of(facts).items()
+        ),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _overview(tables: Sequence[TrackTable]) -> str:
+    rows = overview(tables)
+    honest = [row for row in rows if not row.privileges]
+    wanted = {"oracle", *(table.track.yardstick for table in tables)}
+    limits = [row for row in rows if row.privileges and row.agent in wanted]
+    head = ["agent", *(f"[{_plain(t.track.name)}]({_link(t.track.name)})" for t in tables)]
+    return _table(head, [_overview_row(tables, row) for row in honest + limits])
+
+
+def _overview_row(tables: Sequence[TrackTable], row: OverviewRow) -> list[str]:
+    cells = []
+    for table, standing in zip(tables, row.cells, strict=True):
+        if standing is None:
+            cells.append(NOTHING)
+            continue
+        text = _value(headline(table, standing), _DIGITS)
+        cells.append(f"**{text}**" if standing.ranks else text)
+    return [_name(row.agent, row.privileges), *cells]
+
+
+def _track(table: TrackTable) -> list[str]:
+    track = table.track
+    asks = f"{_plain(track.question)} [What it measures, and what theory expects]"
+    parts = [f"## {_plain(track.name)}", f"{asks}({_link(track.name)})"]
+    if table.missing:
+        names = ", ".join(_name(name, ()) for name in table.missing)
+        parts.append(f"Without complete results: {names}.")
+    head = ["agent", *(_plain(metric.label) for metric in table.metrics)]
+    head.insert(min(2, len(head)), "rank")
+    head += ["µs / decision", "fit s", "memory MB"]
+    ordered = sorted(table.standings, key=lambda standing: bool(standing.privileges))
+    parts.append(_table(head, [_standing(table, standing) for standing in ordered]))
+    widened = number(math.sqrt(max(table.design_effect, 1.0)), 2)
+    parts.append(
+        f"Intervals are widened {widened}-fold for differences between seeds; a difference is "
+        f"significant from {number(table.critical, 2)} standard errors on."
+    )
+    return parts
+
+
+def _standing(table: TrackTable, standing: Standing) -> list[str]:
+    cells = []
+    for metric in table.metrics:
+        estimate = standing.estimates.get(metric.key)
+        cells.append(NOTHING if estimate is None else _value(estimate, metric.digits))
+    if cells and standing.tied:
+        cells[0] = f"**{cells[0]}**"
+    row = [_name(standing.agent, standing.privileges), *cells]
+    row.insert(min(2, len(row)), rank_range(standing.ranks))
+    costs = (standing.microseconds, standing.fit_seconds, standing.memory_mb)
+    return row + [significant(cost) for cost in costs]
+
+
+def _value(estimate: Estimate, digits: int) -> str:
+    return f"{number(estimate.value, digits)} {half_width(estimate, digits)}".strip()
+
+
+def _name(agent: str, privileges: tuple[str, ...]) -> str:
+    ticks = "`" * (1 + max((len(run) for run in re.findall("`+", agent)), default=0))
+    padded = f" {agent} " if "`" in agent else agent
+    text = f"{ticks}{padded}{ticks}".replace("|", "\\|").replace("\n", " ")
+    return text + " \\*" * bool(privileges)
+
+
+def _plain(text: str) -> str:
+    """Returns text that Markdown shows as it is, on one line."""
+    return re.sub(r"([\\`*_\[\]<>|#])", r"\\\1", " ".join(text.split()))
+
+
+def _link(name: str) -> str:
+    return f"tracks/{name}.md"
+
+
+def _fenced(command: str) -> str:
+    fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", command)), default=0))
+    return f"{fence}bash\n{command.strip()}\n{fence}"
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
