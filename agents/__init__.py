@@ -25,6 +25,7 @@ AGENTS: dict[str, str] = {
     "tabular": "personalllm_env.agents.tabular:Tabular",
     "tabular-greedy": "personalllm_env.agents.tabular:Tabular@explore=greedy",
     "tabular-thompson": "personalllm_env.agents.tabular:Tabular@explore=thompson",
+    "feature-bayes": "personalllm_env.agents.feature_bayes:FeatureBayes",
     "exact-bayes": "personalllm_env.agents.bayes:ParticleBayes",
     "popular-scores": "personalllm_env.agents.privileged:PopularFromScores",
     "decoder-oracle": "personalllm_env.agents.privileged:DecoderOracle",

@@ -94,6 +94,7 @@ class EmpiricalBayes:
         histories = gather(database, self._lens, users[: self._most_users])
         taste = fit_taste(histories, rank=self._rank, components=self._components)
         self._belief = MixtureBelief(taste, self._memory)
+        self._recall = None
         if database.identity is not None:
             self._recall = self._keep_histories(database, database.identity, users)
 

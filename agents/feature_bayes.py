@@ -41,10 +41,12 @@ class FeatureBayes:
     - a click on one of K: approximate, a softmax of fitted slope (``residual.click_slopes``).
     - choices or clicks besides the others: approximate, their residuals taken as independent.
 
-    Residuals are taken to be independent of features and of each other. So it is no limit
-    where a prompt recurs (``prompts_per_episode``): there the residual stays, and what was
-    said about a response tells of that response beyond its features. In a white-box task
-    scores are seen, there is no residual, and this is ``ParticleBayes``.
+    Residuals are taken to be independent of features and of each other. In the synthetic bank
+    they nearly are: their variance runs from .60 among the worst fifth of responses, as
+    decoded, to .46 among the best. But it is no limit where a prompt recurs
+    (``prompts_per_episode``): there the residual stays, and what was said about a response
+    tells of that response beyond its features. In a white-box task scores are seen, there is
+    no residual, and this is ``ParticleBayes`` with fewer particles.
 
     Args:
         prior: What is known of the task, with population, decoder and residual.
@@ -201,7 +203,7 @@ class ResidualLikelihood:
         return total
 
     def _prepare(self, particles: Float[np.ndarray, "J M"]) -> None:
-        """Finds nodes and factors. Where particles move nodes are found again each time."""
+        """Finds nodes; where particles move, again at every interaction."""
         self._seen, residual = particles, self._residual
         if self._levels:
             self._one = self._mean = self._rule(self._levels, residual, particles)

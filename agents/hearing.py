@@ -100,7 +100,6 @@ class Histories(NamedTuple):
     lines: Float[np.ndarray, "U N J A"]
     target: Float[np.ndarray, "U N"] | None
     known: Bool[np.ndarray, "U N"]
-    user: Int[np.ndarray, "U"]  # who in the database; who said nothing is left out
 
 
 def speakers(database: Database) -> Int[np.ndarray, "U"]:
@@ -109,7 +108,7 @@ def speakers(database: Database) -> Int[np.ndarray, "U"]:
 
 
 def gather(database: Database, lens: Lens, users: Int[np.ndarray, "U"]) -> Histories:
-    """Reads the histories of some of the speakers, who must follow one another."""
+    """Reads the histories of ``users``, who are speakers in order with none left out."""
     low, high = np.searchsorted(database.user, [users[0], users[-1] + 1])
     heard = database.heard[low:high]
     row = np.searchsorted(users, database.user[low:high][heard])
@@ -129,4 +128,4 @@ def gather(database: Database, lens: Lens, users: Int[np.ndarray, "U"]) -> Histo
     lines[known] = np.concatenate(parts)  # both by user and then by time
     if target is not None:
         target[known] = np.concatenate(targets)
-    return Histories(lines, target, known, users)
+    return Histories(lines, target, known)

@@ -124,9 +124,9 @@ def click_slopes(
     The average over them is close to a softmax of decoded utilities with a smaller slope,
     which is fitted for each particle by likelihood (Newton's method on a concave function) to
     simulated clicks: residuals from the sample, decoded utilities normal with what is left of
-    a variance of 1, since scores are standardised. Of the synthetic bank at temperature .25 it leaves a divergence of .011 nats
-    per click; widening the noise by the residual's variance leaves .046, 128 Monte Carlo
-    draws .009 at twenty times the cost, ignoring the residual .17.
+    a variance of 1, since scores are standardised. Of the synthetic bank at temperature .25 it
+    leaves a divergence of .011 nats per click; widening the noise by the residual's variance
+    leaves .046, 128 Monte Carlo draws .009 at fifty times the cost, ignoring the residual .17.
 
     Args:
         residual: What decoding leaves of scores.

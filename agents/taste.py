@@ -16,6 +16,7 @@ from personalllm_env.agents.hearing import Histories
 
 _STEPS, _MIXTURE_STEPS, _LOOKS = 12, 12, 4  # further steps change gains by less than .005
 _PSEUDO_USERS = 5.0  # with which a component's covariance is drawn to the pooled one
+_LEAST_FACTOR = 0.1  # so that a spread of 0 is approached, and its inverse exists
 _CHUNK = 64  # users whose statements are expanded at once, so that they stay in the cache
 
 
@@ -98,7 +99,7 @@ def fit_taste(histories: Histories, *, rank: int, components: int) -> TastePrior
     (mean, covariance, noise), said = _gaussian(histories)
     # Axes on which tastes are N(0, I), by how much of what is said they explain.
     root = np.linalg.cholesky(covariance)
-    explained, turn = np.linalg.eigh(root.T @ said.precision.sum(axis=0) @ root)
+    turn = np.linalg.eigh(root.T @ said.precision.sum(axis=0) @ root).eigenvectors
     axes = root @ turn[:, : -min(rank, len(turn)) - 1 : -1]
     r = axes.shape[1]
     mixture = np.ones(1), np.zeros((1, r)), np.eye(r)[None]
@@ -109,22 +110,38 @@ def fit_taste(histories: Histories, *, rank: int, components: int) -> TastePrior
 
 def _gaussian(histories: Histories) -> tuple[Gaussian, Quadratic]:
     """Returns the spread of tastes, and what was said as it looks at the end."""
-    u, a = len(histories.lines), histories.lines.shape[-1]
-    ratings, count = histories.target is not None, int(histories.known.sum())
-    said = quadratic(histories, np.zeros((u, a)))
-    pooled = said.precision.sum(axis=0)
-    small = (1e-3 * np.trace(pooled) / a + 1e-9) * np.eye(a)
-    mean = np.linalg.solve(pooled + small, said.linear.sum(axis=0))
-    square = 0.0 if histories.target is None else float((histories.target**2).sum())
-    noise = max((square - mean @ said.linear.sum(axis=0)) / count, 1e-6) if ratings else 1.0
-    covariance = 0.3 * noise * count / max(np.trace(pooled), 1e-9) * np.eye(a)
-    belief = Gaussian(mean, covariance, noise)
+    u, count = len(histories.lines), int(histories.known.sum())
+    own = np.zeros((u, histories.lines.shape[-1]))
+    said, ratings = quadratic(histories, own), None
+    if histories.target is not None:
+        ratings = float((histories.target**2).sum()), count
+    prior = start = _start(said, ratings, count)
     for look in range(1 if ratings else _LOOKS):
         if look:
             said = quadratic(histories, own)
         for _ in range(_STEPS if ratings else _STEPS // 2):
-            belief, own = improve(belief, said, (square, count) if ratings else None)
-    return belief, said
+            (mean, covariance, noise), own = improve(prior, said, ratings)
+            # The start has the weight of one user and of one statement: of hardly any, the
+            # likelihood has no maximum.
+            covariance = (u * covariance + start.covariance) / (u + 1)
+            noise = (count * noise + start.noise) / (count + 1)
+            prior = Gaussian(mean, covariance, noise)
+    return prior, said
+
+
+def _start(said: Quadratic, ratings: tuple[float, int] | None, count: int) -> Gaussian:
+    """Returns the taste of everybody together, and a spread that explains .3 of the rest."""
+    a = said.linear.shape[1]
+    pooled, linear = said.precision.sum(axis=0), said.linear.sum(axis=0)
+    ridge = 1e-3 * np.trace(pooled) / a + 1e-9
+    mean = np.linalg.solve(pooled + ridge * np.eye(a), linear)
+    noise = 1.0
+    if ratings is not None:
+        square = ratings[0]
+        rest = square - 2 * linear @ mean + mean @ pooled @ mean
+        noise = max((rest + square / count) / (count + 1), 1e-6)
+    covariance = 0.3 * noise * count / max(np.trace(pooled), 1e-9) * np.eye(a)
+    return Gaussian(mean, covariance, noise)
 
 
 def improve(
@@ -157,7 +174,7 @@ def improve(
     # tr(precision spread) = noise (A - tr(inverse spread)), user by user.
     second = np.vecdot(off, np.matmul(said.precision, off[:, :, None])[:, :, 0]).sum()
     second += noise * (u * a - (inverse * within).sum())
-    factor = explained / second if second > 0 else 1.0
+    factor = max(explained / second, _LEAST_FACTOR) if second > 0 else 1.0
     if ratings is not None:
         square, count = ratings
         pooled = said.precision.sum(axis=0)

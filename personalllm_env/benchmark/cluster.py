@@ -44,7 +44,7 @@ class RayPool:
         self._ray: Any = ray
         self._mine = not ray.is_initialized()
         if self._mine:
-            ray.init(address=address, log_to_driver=False)
+            ray.init(address=address, log_to_driver=False, logging_level="warning")
         self._task = ray.remote(
             num_cpus=1,
             max_retries=_RETRIES,

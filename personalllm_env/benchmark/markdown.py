@@ -31,10 +31,10 @@ behind it. Agents with \\* see what no real system could; they are not ranked.""
 
 _STATISTICS = """\
 All agents meet the same users, prompts and noise. Intervals are from a paired bootstrap of
-users within seeds, widened by the square root of the design effect where seeds differ by more
-than their users explain. Agents are tied unless their difference exceeds the critical value of
-all pairwise comparisons of honest agents at once (max-|t|, 5 % for a track). A range of ranks
-counts only significant differences."""
+users within seeds, widened by a design effect where seeds differ by more than their users
+explain. Agents are tied unless their difference exceeds the critical value of all pairwise
+comparisons of honest agents at once (max-|t|, 5 % for a track). A range of ranks counts only
+significant differences. More: [statistics](statistics.md)."""
 
 
 def leaderboard_markdown(tables: Sequence[TrackTable], facts: Mapping[str, str]) -> str:
@@ -83,7 +83,7 @@ def _overview_row(tables: Sequence[TrackTable], row: OverviewRow) -> list[str]:
             cells.append(NOTHING)
             continue
         text = _value(headline(table, standing), _DIGITS)
-        cells.append(f"**{text}**" if standing.ranks else text)
+        cells.append(f"**{text}**" if standing.tied else text)
     return [_name(row.agent, row.privileges), *cells]
 
 
@@ -101,8 +101,8 @@ def _track(table: TrackTable) -> list[str]:
     parts.append(_table(head, [_standing(table, standing) for standing in ordered]))
     widened = number(math.sqrt(max(table.design_effect, 1.0)), 2)
     parts.append(
-        f"Intervals are widened {widened}-fold for differences between seeds; a difference is "
-        f"significant from {number(table.critical, 2)} standard errors on."
+        f"Intervals are widened about {widened}-fold for differences between seeds; a "
+        f"difference is significant from {number(table.critical, 2)} standard errors on."
     )
     return parts
 

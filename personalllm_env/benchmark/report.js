@@ -13,8 +13,8 @@
   const PAPER = 940; // pixels of a chart's width in print
   const KINDS = {
     gain: ["Gain", "Personalisation gain per interaction: 0 is popular, 1 the oracle. Moving average of 5 interactions; bands: 95 % over users."],
-    score: ["Normalised score", "Normalised score per interaction: 0 is uniform, 1 the oracle. Moving average of 5 interactions; bands: 95 % over users."],
-    regret: ["Cumulative regret", "Utility of the best response minus that of the one shown, summed per user. Lower is better; bands: 95 % over users."],
+    score: ["Score", "Normalised score per interaction: 0 is uniform, 1 the oracle. Moving average of 5 interactions; bands: 95 % over users."],
+    regret: ["Regret", "Cumulative regret: utility of the best response minus that of the one shown, summed per user. Lower is better; bands: 95 % over users."],
   };
 
   // Small tools
@@ -170,7 +170,7 @@
     if (kind === "score") close = near(Object.fromEntries(close.map((id) => [id, 1 - mean(id)]))).map(Number);
     let high = Math.max(...close.flatMap(band));
     let low = Math.min(...close.flatMap(values));
-    low = Math.max(low, high - 2.5 * Math.max(0.02, ...close.map((id) => high - mean(id))));
+    low = Math.max(low, Math.min(0, high - 2.5 * Math.max(0.02, ...close.map((id) => high - mean(id)))));
     for (const id of shown.filter((i) => agents[i].starred).sort((x, y) => mean(x) - mean(y))) {
       const top = Math.max(...band(id));
       if (top - low > 1.6 * (high - low)) break;
