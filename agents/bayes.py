@@ -28,16 +28,26 @@ class ParticleBayes:
         thompson: Whether to draw users instead of averaging.
         exploration: In a duel the second response is the one with the highest upper bound on
             being better than the first: this many posterior sds, fewer as the end nears.
+        num_particles: How many users of the sample are used, at most.
     """
 
     privileges: ClassVar[frozenset[str]] = frozenset({"scores", "population"})
 
     def __init__(
-        self, prior: PriorKnowledge, *, thompson: bool = False, exploration: float = 1.0
+        self,
+        prior: PriorKnowledge,
+        *,
+        thompson: bool = False,
+        exploration: float = 1.0,
+        num_particles: int = 2048,
     ) -> None:
         check_range("exploration", exploration, 0)
+        check_range("num_particles", num_particles, 1)
         self._prior, self._thompson, self._exploration = prior, thompson, exploration
-        self._filter = ParticleFilter(prior)
+        self._filter = ParticleFilter(
+            prior,
+            None if prior.population is None else min(num_particles, len(prior.population)),
+        )
 
     def reset(self, num_users: int, rng: np.random.Generator) -> None:
         """Starts B new users, all particles equally likely."""

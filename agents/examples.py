@@ -70,7 +70,7 @@ def unit(vectors: Float[np.ndarray, "*any D"]) -> Float[np.ndarray, "*any D"]:
 class Library(NamedTuple):
     """The history, with a row per user; L is the largest number of interactions of a user.
 
-    Where nothing was said, or a user had fewer interactions, ``real`` is False and the vote 0.
+    Silence takes no room. Where a user said less than L times ``real`` is False, the vote 0.
     """
 
     prompts: Float[np.ndarray, "P D"]  # those asked, at length 1
@@ -87,8 +87,9 @@ def build_library(
     database: Database, embedding: str = "difference", num_stars: int = 5
 ) -> Library:
     """Arranges a history for retrieval."""
-    average = _average(database, num_stars)
-    user, u, i = database.user, database.num_users, database.inputs.shape[2]
+    average, u = _average(database, num_stars), database.num_users
+    database = database.spoken()
+    user, i = database.user, database.inputs.shape[2]
     place = np.arange(len(user)) - np.searchsorted(user, user)
     length = int(place.max(initial=-1)) + 1
     asked, prompt_row = np.unique(database.prompt, return_inverse=True)

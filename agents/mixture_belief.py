@@ -13,7 +13,7 @@ from personalllm_env.agents.taste import Conditioned, TastePrior, softmax_beside
 _AT_ONCE = 100  # users, so that what is worked on stays in the cache
 _MOST_NEWTON = 100  # steps; 3 or 4 are usual
 _MOST_HALVINGS = 60
-_CLOSE = 1e-4  # of a margin: Newton's method squares it in the step that it stops with
+_CLOSE = 1e-5  # of a margin: Newton's method squares it in the step that it stops with
 
 
 class MixtureBelief:

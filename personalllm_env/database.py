@@ -64,6 +64,16 @@ class Database:
         """What agents judge candidates by: scores in a white-box task, else features."""
         return self.response_features if self.scores is None else self.scores
 
+    def spoken(self) -> Database:
+        """Returns the interactions at which something was said."""
+        if self.heard.all():
+            return self
+        rows = self.heard
+        said = {name: values[rows] for name, values in self.said.items()}
+        columns = ("user", "prompt", "action", "reward", "heard")
+        kept = {name: getattr(self, name)[rows] for name in columns}
+        return replace(self, said=said, **kept)
+
     def blocks(self, size: int = 8192) -> Iterator[slice]:
         """Yields consecutive rows, so that candidates can be gathered a block at a time."""
         for start in range(0, len(self.user), size):

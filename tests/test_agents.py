@@ -38,6 +38,11 @@ EXPECTED_PRIVILEGES = {
     "epsilon-greedy": HONEST,
     "linucb": HONEST,
     "thompson": HONEST,
+    **dict.fromkeys(("empirical-bayes", "eb-gaussian", "eb-thompson", "eb-ucb"), HONEST),
+    **dict.fromkeys(("retrieval", "retrieval-winning", "retrieval-losing"), HONEST),
+    **dict.fromkeys(("retrieval-self", "retrieval-everyone", "retrieval-steady"), HONEST),
+    **dict.fromkeys(("tabular", "tabular-greedy", "tabular-thompson"), HONEST),
+    "feature-bayes": {"population", "decoder"},
     "exact-bayes": {"scores", "population"},
     "popular-scores": {"scores", "population"},
     "decoder-oracle": {"weights", "decoder"},
@@ -77,7 +82,8 @@ def hear(reward):
 
 @pytest.mark.parametrize("name", sorted(EXPECTED_PRIVILEGES))
 def test_contract(name):
-    check_agent(find_agent(name).agent_class)
+    found = find_agent(name)
+    check_agent(found.agent_class, **found.settings)
 
 
 @pytest.mark.parametrize(

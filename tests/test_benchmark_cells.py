@@ -344,7 +344,8 @@ def test_every_process_finds_the_same(saved_bank, project):
     """)
     ours = fingerprint(one(saved_bank, spec)).hex
     for hash_seed in ("1", "2"):
-        environment = os.environ | {"PYTHONHASHSEED": hash_seed, "PYTHONPATH": str(project)}
+        path = os.pathsep.join(filter(None, (str(project), os.environ.get("PYTHONPATH"))))
+        environment = os.environ | {"PYTHONHASHSEED": hash_seed, "PYTHONPATH": path}
         done = subprocess.run(
             [sys.executable, "-c", script],
             env=environment,

@@ -100,6 +100,10 @@ if __name__ == "__main__":
 """
 
 
+def on_path(folder):
+    return os.pathsep.join(filter(None, (str(folder), os.environ.get("PYTHONPATH"))))
+
+
 class Project:
     """A folder with agents, a bank, results, and a log of who ran."""
 
@@ -135,7 +139,7 @@ class Project:
         return subprocess.Popen(
             [*command, *agents],
             cwd=self.folder,
-            env=os.environ | {"PYTHONPATH": str(self.folder)},
+            env=os.environ | {"PYTHONPATH": on_path(self.folder)},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

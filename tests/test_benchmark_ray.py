@@ -33,7 +33,7 @@ class Agent:
     def reset(self, num_users, rng):
         self.b, self.rng = num_users, rng
         threads = os.environ.get("OMP_NUM_THREADS"), os.environ.get("PYTHONHASHSEED")
-        line = f"{os.getpid()} {os.environ.get('RAY_NODE_ID')} {threads}\\n"
+        line = f"{os.getpid()} {os.getppid()} {threads}\\n"
         with open(os.path.join(os.path.dirname(__file__), "log"), "a") as log:
             log.write(line)
     def act(self, observation):
@@ -119,7 +119,7 @@ def test_a_worker_and_a_node_die_and_nothing_is_lost(cluster, folder, tmp_path):
     replies = run_cells_on_ray(cells, store, cluster.address, on_done)
     assert Counter(r.status for r in replies) == {"done": len(cells)}
     assert store.scan(cells).finished == cells
-    assert len({node for _, node, _ in log(folder)}) == 2, "both nodes took part"
+    assert len({node for _, node, _ in log(folder)}) == 2, "both nodes' daemons took part"
     assert {threads for *_, threads in log(folder)} == {"('1', '0')"}
     assert len({pid for pid, *_ in log(folder)}) >= 3, "two, and who came for the dead"
     ours = [cell for cell in cells if cell.agent.startswith("ray_agent")]

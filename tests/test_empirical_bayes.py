@@ -213,7 +213,7 @@ def laplace_errors(prior, lines):
 )
 @settings(max_examples=150, deadline=None)
 def test_picks_end_at_the_mode(others, seed, scale, far):
-    """Widths up to about 100 and prior margins of several hundred, either way."""
+    """Prior margins up to several hundred either way, of variances up to several thousand."""
     rng = np.random.default_rng(seed)
     prior = random_prior(rng, components=1)
     prior = prior._replace(mean=10**far * prior.mean)

@@ -29,9 +29,10 @@ class Track:
         question: In one sentence.
         environment: Keywords of the environment (``envs.translate.task_from_settings``)
             without bank, split and population.
-        population: A finite population drawn anew for every seed: ``{"dirichlet": {...}}`` or
-            ``{"communities": {...}}`` with keywords of ``users.dirichlet_population`` or
-            ``users.clustered_population``; None for Dirichlet users who never recur.
+        population: A finite population: ``{"dirichlet": {...}}`` or ``{"communities": {...}}``
+            with keywords of ``users.dirichlet_population`` or ``users.clustered_population``.
+            Without a ``seed`` of its own it is drawn anew in every repetition. None for
+            Dirichlet users who never recur.
         history: Keywords that differ on the train side, where the history is recorded.
         history_users: How many other users there are to learn from.
         yardstick: The agent whose answer is the limit, besides the oracle: exact Bayes where
@@ -94,8 +95,8 @@ class Track:
         makers: dict[str, Callable[..., UserPopulation]]
         makers = {"dirichlet": dirichlet_population, "communities": clustered_population}
         settings = {
+            "seed": derived_seed(seed, "population"),
             **given,
             "num_reward_models": num_reward_models,
-            "seed": derived_seed(seed, "population"),
         }
         return makers[kind](**settings)

@@ -73,6 +73,7 @@ TRACKS: dict[str, Track] = {
                     "num_communities": 5,
                     "cohesion": 50.0,
                     "num_test": 1000,
+                    "seed": 0,
                 }
             },
         ),
@@ -80,7 +81,7 @@ TRACKS: dict[str, Track] = {
             "mismatch-v0",
             "What is a history worth whose users are more alike than those who come?",
             environment={"concentration": 0.05, "horizon": 50},
-            history={"concentration": 1.0},
+            history={"concentration": 0.3},
         ),
         Track(
             "repeated-v0",
