@@ -2,7 +2,10 @@
 
 theta_u ~ sum_c pi_c N(mean_c, covariance_c) on a few axes, fitted by expectation maximisation
 (Dempster, Laird & Rubin, JRSS B 1977): each user's statements enter as a quadratic in their
-taste, exact for ratings and Laplace's approximation for picks.
+taste, exact for ratings and Laplace's approximation for picks. The latter draws tastes towards
+0 (as Breslow & Lin, Biometrika 1995): of 20 choices per user .6 of their variance is found, of
+20 clicks of eight .85; tests hold it to that. The EM is stopped early, which keeps it from
+explaining sparse histories by tastes: at its end their likelihood is over-fitted.
 """
 
 from __future__ import annotations

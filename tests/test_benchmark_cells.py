@@ -1,5 +1,6 @@
 """Cells and what their results depend on; what they are expected to cost."""
 
+import json
 import os
 import subprocess
 import sys
@@ -226,6 +227,13 @@ def test_the_order_of_channels_counts(saved_bank):
     assert first != second, "the first channel is the reward"
 
 
+def test_parts_are_as_they_come_back_from_a_file(saved_bank):
+    track = replace(SHORT, environment={"concentration": (0.01, 0.1)})
+    parts = fingerprint(one(saved_bank, track=track)).parts
+    assert json.loads(json.dumps(parts)) == parts
+    assert parts["settings"]["environment"] == {"concentration": [0.01, 0.1]}
+
+
 def test_a_bank_is_its_content(saved_bank, tmp_path):
     tiny_bank().save(tmp_path / "copy")
     copy = one(str(tmp_path / "copy"))
@@ -446,8 +454,6 @@ def test_a_table_made_of_results(saved_bank, tmp_path):
     table = write_table(store, tmp_path / "costs.json")
     assert table["linucb"][:2] == (pytest.approx(1000.0), pytest.approx(1e5 / 24, abs=0.01))
     assert np.isnan(table["linucb"].memory_mb)
-    import json
-
     saved = json.loads((tmp_path / "costs.json").read_text())
     assert saved == {"linucb": [1000.0, 4166.67, None]}
     assert [p.name for p in tmp_path.iterdir() if p.suffix == ".tmp"] == []

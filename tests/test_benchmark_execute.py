@@ -132,7 +132,8 @@ class Project:
         return Counter((int(label), seed_of[int(first)]) for label, first, _ in parts)
 
     def workers(self):
-        return {int(line.split()[2]) for line in self.log.read_text().splitlines()}
+        lines = self.log.read_text().splitlines() if self.log.exists() else []
+        return {int(line.split()[2]) for line in lines}
 
     def start(self, agents, workers=2):
         command = [sys.executable, "run.py", str(self.store.folder), self.bank, str(workers)]
@@ -478,7 +479,7 @@ def kill_and_resume(project, agents, moments, rng):
         process.send_signal(signal.SIGKILL)
         process.communicate()
         deadline = time.monotonic() + 10
-        while project.log.exists() and any(map(alive, project.workers())):
+        while any(map(alive, project.workers())):
             assert time.monotonic() < deadline, "workers outlive the run"
             time.sleep(0.02)
         finished = {
@@ -514,10 +515,13 @@ def test_a_killed_run_is_resumed_and_repeats_nothing(project, tmp_path, moments)
     assert numbers(project.store, cells) == numbers(whole, cells)
 
 
-def test_ctrl_c_keeps_what_is_finished_and_says_how_to_go_on(project):
-    agents = project.agents("Counting", num=4, sleep=0.1)
+@pytest.mark.parametrize("stored", [0, 2])
+def test_ctrl_c_keeps_what_is_finished_and_says_how_to_go_on(project, stored):
+    long = "counting_agents:Counting@label=9,sleep=5.0"  # is not waited for
+    agents = [*project.agents("Counting", num=3, sleep=0.1), long]
     process = project.start(agents)
-    read_until(process, 2)
+    read_until(process, stored)
+    time.sleep(0.15)  # with 0 stored: while the workers are starting
     start = time.monotonic()
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the workers as well
     out, errors = process.communicate(timeout=30)
@@ -525,9 +529,10 @@ def test_ctrl_c_keeps_what_is_finished_and_says_how_to_go_on(project):
     assert process.returncode == 1
     assert errors == "", "no traceback, from nobody"
     told = int(re.search(r"(\d+) of 12 cells are finished", out)[1])
-    assert 2 <= told <= len(project.store.scan(project.cells(agents)).finished) < 12
+    assert stored <= told <= len(project.store.scan(project.cells(agents)).finished) < 12
     assert out.endswith("Interrupted. What is finished is kept; the same command goes on.\n")
     assert not any(map(alive, project.workers()))
+    assert "Traceback" not in out
 
 
 def test_two_runs_share_a_folder(project):

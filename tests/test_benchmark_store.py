@@ -178,6 +178,17 @@ def test_foreign_files(store, content):
     assert set(store.scan([CELL]).damaged) == {str(store.path(CELL)), str(neighbour)}
 
 
+def test_settings_and_times_are_guarded_too(monkeypatch):
+    header = cellfile._header
+
+    def changed(schema, where):
+        return header(schema, where) | {"seconds": 0.75}
+
+    monkeypatch.setattr(cellfile, "_header", changed)
+    with pytest.raises(DamagedFileError, match="not those that were written"):
+        decode(ENCODED, "here")
+
+
 def test_a_table_of_something_else(store):
     store.path(CELL).parent.mkdir(parents=True)
     pyarrow.parquet.write_table(pyarrow.table({"utility": [1.0]}), store.path(CELL))

@@ -558,6 +558,21 @@ def test_a_step_never_makes_ratings_less_likely(start):
     assert found[-1] - found[-2] < 0.01
 
 
+def test_a_step_by_hand():
+    """Two users, one rating each of the one input 1; shrinkage v / (v + noise) = 1 / 2."""
+    histories = Histories(
+        np.ones((2, 1, 1, 1)), np.array([[3.0], [-1.0]]), np.ones((2, 1), bool)
+    )
+    heard = quadratic(histories, np.zeros((2, 1)))
+    found, own = improve(Gaussian(np.zeros(1), np.full((1, 1), 0.5), 0.5), heard, (10.0, 2))
+    np.testing.assert_allclose(own, [[1.5], [-0.5]])  # each with variance 1 / 4
+    factor = (3 * 1.5 + 1 * 0.5) / (1.5**2 + 0.5**2 + 2 / 4)
+    assert found.mean[0] == pytest.approx(factor * 0.5)
+    assert found.covariance[0, 0] == pytest.approx(factor**2 * (1 / 4 + 1.0))
+    left = (3 - factor * 1.5) ** 2 + (-1 + factor * 0.5) ** 2 + factor**2 * 2 / 4
+    assert found.noise == pytest.approx(left / 2)
+
+
 @pytest.mark.parametrize(
     ("kind", "users", "each", "size", "spread"),
     [

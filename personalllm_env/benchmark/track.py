@@ -99,4 +99,7 @@ class Track:
             **given,
             "num_reward_models": num_reward_models,
         }
+        if kind not in makers:
+            known = ", ".join(makers)
+            raise ValueError(f"{self.name}: population must be one of {known}, got {kind!r}")
         return makers[kind](**settings)

@@ -240,7 +240,7 @@ def _spawning(worker: _Worker) -> Iterator[None]:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         for name, value in kept.items():
             if value is None:
-                del os.environ[name]
+                os.environ.pop(name, None)
             else:
                 os.environ[name] = value
 
