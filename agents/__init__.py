@@ -15,7 +15,6 @@ AGENTS: dict[str, str] = {
     "empirical-bayes": "personalllm_env.agents.empirical_bayes:EmpiricalBayes",
     "eb-gaussian": "personalllm_env.agents.empirical_bayes:EmpiricalBayes@components=1",
     "eb-thompson": "personalllm_env.agents.empirical_bayes:EmpiricalBayes@explore=thompson",
-    "eb-ucb": "personalllm_env.agents.empirical_bayes:EmpiricalBayes@explore=ucb",
     "retrieval": "personalllm_env.agents.retrieval:Retrieval",
     "retrieval-winning": "personalllm_env.agents.retrieval:Retrieval@embedding=winning",
     "retrieval-losing": "personalllm_env.agents.retrieval:Retrieval@embedding=losing",

@@ -38,7 +38,7 @@ EXPECTED_PRIVILEGES = {
     "epsilon-greedy": HONEST,
     "linucb": HONEST,
     "thompson": HONEST,
-    **dict.fromkeys(("empirical-bayes", "eb-gaussian", "eb-thompson", "eb-ucb"), HONEST),
+    **dict.fromkeys(("empirical-bayes", "eb-gaussian", "eb-thompson"), HONEST),
     **dict.fromkeys(("retrieval", "retrieval-winning", "retrieval-losing"), HONEST),
     **dict.fromkeys(("retrieval-self", "retrieval-everyone", "retrieval-steady"), HONEST),
     **dict.fromkeys(("tabular", "tabular-greedy", "tabular-thompson"), HONEST),

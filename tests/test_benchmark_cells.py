@@ -183,11 +183,17 @@ def test_a_group_records_its_history_once(saved_bank, monkeypatch):
 def test_memory_is_the_agents_peak(saved_bank, project):
     extra = "    def fit(self, database):\n        np.ones(2**26, np.uint8).sum()\n"
     (project / "hungry.py").write_text(AGENT + extra)
+    lends = (
+        "    def fit(self, database):\n        self.x = [bytes(1000) for _ in range(40_000)]\n"
+    )
     (project / "frugal.py").write_text(AGENT)
+    (project / "small.py").write_text(AGENT + lends)
     if np.isnan(run_cell(one(saved_bank)).memory_mb):
         pytest.skip("this system does not let a process reset its peak")
     assert 63 < run_cell(one(saved_bank, "hungry:Agent")).memory_mb < 80, "64 MB, given back"
     assert run_cell(one(saved_bank, "frugal:Agent")).memory_mb < 10, "not the one before it"
+    for _ in range(2):  # small blocks, which are kept for the next rather than given back
+        assert 39 < run_cell(one(saved_bank, "small:Agent")).memory_mb < 50
 
 
 def test_memory_where_it_cannot_be_measured(saved_bank, monkeypatch, tmp_path):
@@ -408,6 +414,13 @@ def test_an_earlier_result_predicts_itself():
     assert costs.rate(cell).memory_mb == 3.0
     assert costs.seconds(replace(cell, num_users=10)) == pytest.approx(0.2 + 2 * 0.8)
     assert costs.seconds(replace(cell, history_users=12)) == pytest.approx(2 * 0.2 + 0.8)
+
+
+def test_a_busy_machine_is_not_dearer():
+    waited = header(wall=10.0, fit=2.0) | {"queued_seconds": 9.0}
+    assert Costs([waited]).rate(one("synthetic", "linucb")) == pytest.approx(
+        Costs([header()]).rate(one("synthetic", "linucb"))
+    )
 
 
 def test_the_nearest_results_predict_best():

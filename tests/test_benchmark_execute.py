@@ -494,7 +494,7 @@ def kill_and_resume(project, agents, moments, rng):
     [[3], pytest.param([None, 1, None, 3, 4, 6, 8, None], marks=pytest.mark.slow)],
 )
 def test_a_killed_run_is_resumed_and_repeats_nothing(project, tmp_path, moments):
-    agents = project.agents("Learning", num=4, sleep=0.06)
+    agents = project.agents("Learning", num=4, sleep=0.03)
     cells, rng = project.cells(agents), random.Random(len(moments))
     seen = list(kill_and_resume(project, agents, moments, rng))
     last = project.start(agents)
@@ -518,7 +518,7 @@ def test_a_killed_run_is_resumed_and_repeats_nothing(project, tmp_path, moments)
 @pytest.mark.parametrize("stored", [0, 2])
 def test_ctrl_c_keeps_what_is_finished_and_says_how_to_go_on(project, stored):
     long = "counting_agents:Counting@label=9,sleep=5.0"  # is not waited for
-    agents = [*project.agents("Counting", num=3, sleep=0.1), long]
+    agents = [long, *project.agents("Counting", num=3, sleep=0.1)]  # the last comes first
     process = project.start(agents)
     read_until(process, stored)
     time.sleep(0.15)  # with 0 stored: while the workers are starting

@@ -26,11 +26,17 @@ class DamagedFileError(ValueError):
     """A file in the store is not, or no longer, a cell's result: names it and says why."""
 
 
-def encode(cell: Cell, run: Run, wall_seconds: float) -> bytes:
+def encode(cell: Cell, run: Run, wall_seconds: float, queued_seconds: float = 0.0) -> bytes:
     """Returns a result as a Parquet file: a line per user and interaction, users in order.
 
     Columns: utility, regret (float32), present. The settings, the fingerprint and the times
     are JSON in the schema's metadata, under "personalllm-env cell".
+
+    Args:
+        cell: What was run.
+        run: What came of it.
+        wall_seconds: From start to end, for the estimate of costs; NaN if not measured.
+        queued_seconds: Of these, how long other processes had the core.
     """
     import pyarrow as pa
     from pyarrow import parquet
@@ -53,6 +59,7 @@ def encode(cell: Cell, run: Run, wall_seconds: float) -> bytes:
         "seconds": run.seconds,
         "fit_seconds": run.fit_seconds,
         "wall_seconds": None if math.isnan(wall_seconds) else wall_seconds,
+        "queued_seconds": queued_seconds,
         "memory_mb": None if math.isnan(run.memory_mb) else run.memory_mb,
         "machine": platform.platform(),
         "fingerprint": mine.hex,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import re
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
@@ -208,6 +210,10 @@ def forget() -> None:
 
 def _reset_peak() -> float:
     """Starts a new peak of the process's memory; returns what it holds now, in MB, or NaN."""
+    with suppress(
+        OSError, AttributeError, TypeError
+    ):  # else an agent is lent what the last one freed
+        ctypes.CDLL(None).malloc_trim(0)
     try:
         _CLEAR.write_text("5")  # proc(5): resets the peak resident set size
     except OSError:  # another system, or not allowed

@@ -6,6 +6,7 @@ writes. A worker or node that dies costs the cells it was at, which Ray runs aga
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterable
 from typing import Any
@@ -44,7 +45,7 @@ class RayPool:
         self._ray: Any = ray
         self._mine = not ray.is_initialized()
         if self._mine:
-            ray.init(address=address, log_to_driver=False, logging_level="warning")
+            ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
         self._task = ray.remote(
             num_cpus=1,
             max_retries=_RETRIES,

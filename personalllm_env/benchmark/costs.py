@@ -165,7 +165,9 @@ def _measured(header: dict[str, Any]) -> _Measured | None:
         history, wall = header["history_interactions"], header["wall_seconds"]
         if wall is None:
             return None
-        fit = header["fit_seconds"]
+        # On a busy machine as if it were idle: all parts waited in the same proportion.
+        share = max(1 - header.get("queued_seconds", 0.0) / wall, 0.1)
+        fit, wall = header["fit_seconds"] * share, wall * share
         rate = _rate(
             1e6 * max(wall - fit, 0.0) / decisions,
             1e6 * fit / history if history else 0.0,

@@ -392,7 +392,7 @@
     const rows = rowsOf(track, track.shares);
     const close = near(Object.fromEntries(rows.map(({ id, value }) => [id, Math.max(0, 1 - value[0])])));
     const ends = close.flatMap((id) => track.shares[id]).filter((x) => x !== null).map((x) => 100 * x);
-    const low = Math.min(0, ...ends), high = Math.max(100, ...ends);
+    const low = Math.max(-100, Math.min(0, ...ends)), high = Math.max(100, ...ends);
     rowChart(box, width, rows, {
       low: low - 0.03 * (high - low), high: high + 0.02 * (high - low), reference: 0, unit: " %",
       draw: (group, q, X, y, id, { low: from, left }) => {

@@ -16,6 +16,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
 
 from personalllm_env.benchmark.cellfile import encode
@@ -38,6 +39,8 @@ WORKER_ENVIRONMENT = {
     "NUMEXPR_NUM_THREADS": "1",
     "PYTHONHASHSEED": "0",  # else the order of a set of strings differs between processes
 }
+
+_SCHEDULE = Path("/proc/self/schedstat")
 
 Status = Literal["done", "found", "failed", "died", "other code"]
 
@@ -106,14 +109,23 @@ def produce(cell: Cell, expected: Fingerprint) -> Reply:
             return Reply(cell, "other code", f"{platform.node() or 'a worker'}: {what}")
         warm_up(cell)
         prepare(cell)
-        start = time.perf_counter()
+        start, queued = time.perf_counter(), _queued_seconds()
         run = run_cell(cell)
-        seconds = time.perf_counter() - start
-        return Reply(cell, "done", seconds=seconds, encoded=encode(cell, run, seconds))
+        seconds, queued = time.perf_counter() - start, _queued_seconds() - queued
+        encoded = encode(cell, run, seconds, queued)
+        return Reply(cell, "done", seconds=seconds, encoded=encoded)
     except BaseException as error:  # an agent's sys.exit must not end the run either
         notes = "; ".join(("", *getattr(error, "__notes__", ())))
         reason = f"{type(error).__name__}: {error}{notes}"
         return Reply(cell, "failed", reason, "".join(traceback.format_exception(error)))
+
+
+def _queued_seconds() -> float:
+    """Returns for how long this process has been ready to run while others had the core."""
+    try:  # Linux: nanoseconds on a core, nanoseconds in the queue, turns
+        return int(_SCHEDULE.read_text().split()[1]) * 1e-9
+    except (OSError, IndexError, ValueError):
+        return 0.0
 
 
 def _produce_and_store(cell: Cell, expected: Fingerprint, folder: str) -> Reply:
