@@ -7,6 +7,7 @@ from jaxtyping import Float, Int
 
 from personalllm_env.agents.choosing import best
 from personalllm_env.core import utilities
+from personalllm_env.drift import GradualDrift, SuddenDrift
 from personalllm_env.types import Action, PriorKnowledge
 
 
@@ -49,10 +50,11 @@ class ParticleFilter:
         self._last, self._num_shown = prior.horizon - 1, prior.num_shown
         channels = prior.feedback.channels
         self._compares = any(c.num_shown == 2 and not c.needs_candidates for c in channels)
-        # Of the two kinds of drift one has a probability and the other a share.
-        changes = getattr(prior.drift, "probability", 0.0) if self._last else 0.0
+        changes = 0.0
+        if isinstance(prior.drift, SuddenDrift) and self._last > 0:
+            changes = prior.drift.probability
         self._per_interaction = changes / max(self._last, 1)  # P(c), the same for all c
-        self._share = getattr(prior.drift, "share", 0.0)
+        self._share = prior.drift.share if isinstance(prior.drift, GradualDrift) else 0.0
 
     @property
     def size(self) -> int:

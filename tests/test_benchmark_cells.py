@@ -432,6 +432,8 @@ def test_the_nearest_results_predict_best():
     ]
     assert Costs(headers).seconds(cell) == pytest.approx(2.0), "the median of the same"
     assert Costs(headers[:2]).seconds(cell) == pytest.approx(0.2 + 6.8 / 100), "same track"
+    large = replace(cell, num_users=400)
+    assert Costs(headers).seconds(large) == pytest.approx(0.2 + 6.8 * 400 / 500), "same size"
 
 
 def test_without_any_result(monkeypatch):

@@ -110,7 +110,7 @@ def test_imports_go_one_way(name):
 
 @pytest.mark.parametrize("name", sorted(n for n in SOURCES if layer(n) == "agents"))
 def test_agents_import_the_contract_only(name):
-    allowed = {"types", "channels", "feedback", "core", "belief", "database", "agents"}
+    allowed = {"types", "channels", "feedback", "core", "belief", "database", "drift", "agents"}
     third_party = {"numpy", "jaxtyping", "scipy"}
     for other in imports(SOURCES[name]):
         top = other.split(".")[0]

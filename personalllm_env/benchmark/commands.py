@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from importlib.metadata import version
@@ -205,8 +206,10 @@ def load_tables(request: Request, folder: Path) -> list[TrackTable]:
         if runs.runs:
             tables.append(track_table(track, runs, missing))
     if not tables:
+        stale = Counter(store.scan(request.cells).stale.values()).most_common(1)
+        why = f" (there are {stale[0][1]} of {stale[0][0]})" if stale else ""
         raise ValueError(
-            f"{folder} holds no finished results of this code and these settings; "
+            f"{folder} holds no finished results of this code and these settings{why}; "
             f"`{request.command(folder)}` makes them"
         )
     return tables
