@@ -21,9 +21,18 @@ def test_every_announced_agent_can_be_found():
     for name in names:
         found = find_agent(name)
         assert found.name == name
-        assert found.settings == {}
+    assert find_agent("linucb").settings == {}
         assert callable(found.agent_class.act)
     assert find_agent("uniform").agent_class is Uniform
+
+
+def test_a_name_may_stand_for_a_variant_and_take_further_settings():
+    found = find_agent("eb-gaussian")
+    assert found.agent_class is find_agent("empirical-bayes").agent_class
+    assert found.settings == {"components": 1}
+    assert find_agent("eb-gaussian@rank=3").settings == {"components": 1, "rank": 3}
+    assert find_agent("eb-gaussian@components=2").settings == {"components": 2}
+    assert find_agent("eb-gaussian@rank=3").name == "eb-gaussian@rank=3"
 
 
 def test_module_and_class():
