@@ -21,8 +21,8 @@ def test_every_announced_agent_can_be_found():
     for name in names:
         found = find_agent(name)
         assert found.name == name
-    assert find_agent("linucb").settings == {}
         assert callable(found.agent_class.act)
+    assert find_agent("linucb").settings == {}
     assert find_agent("uniform").agent_class is Uniform
 
 

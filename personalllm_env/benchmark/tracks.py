@@ -54,6 +54,7 @@ TRACKS: dict[str, Track] = {
             environment={"recognise": True, "horizon": 10},
             history={"horizon": 50},
             population={"dirichlet": {"num_users": 1000}},
+            yardstick="decoder-oracle",
             reported=(0, 1, 5),
         ),
         Track(
