@@ -30,10 +30,6 @@ DEFAULT_AGENTS = (
     "decoder-oracle",
     "oracle",
 )
-REFERENCES = ("uniform", "popular", "oracle")
-"""Always run: without them a score has no scale."""
-
-
 def _fail(error: Exception) -> typer.Exit:
     text = f"[bold red]Error:[/] {escape(str(error))}"
     Console(stderr=True).print(text, highlight=False, soft_wrap=True)
@@ -84,6 +80,7 @@ def compare(
 ) -> None:
     """Runs agents on the same simulated users; prints a table and saves plots and columns."""
     from personalllm_env import commands
+    from personalllm_env.registry import REFERENCES
     from personalllm_env.report import summarise
 
     try:
@@ -193,6 +190,8 @@ def benchmark(
 
     console = _console()
     try:
+        if ray is not None and workers is not None:
+            raise ValueError("--workers is of this machine; a Ray cluster has its own")
         request = commands.Request(track or (), agent or (), size, users, seeds, bank)
         commands.show_estimate(request, out, workers, console)
         if estimate:

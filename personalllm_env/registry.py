@@ -13,6 +13,9 @@ GROUP = "personalllm_env.agents"
 """The entry-point group: a value is an agent class, or a mapping called AGENTS of names to
 "module:Class", or "module:Class@setting=value" for a variant."""
 
+REFERENCES = ("uniform", "popular", "oracle")
+"""Take part in every comparison: without them a score has no scale."""
+
 _REFERENCE = "personalllm_env.agents:AGENTS"
 
 

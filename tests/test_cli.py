@@ -12,7 +12,8 @@ import pytest
 from pyarrow import parquet
 from typer.testing import CliRunner
 
-from personalllm_env.cli import DEFAULT_AGENTS, REFERENCES, app, parse_feedback
+from personalllm_env.cli import DEFAULT_AGENTS, app, parse_feedback
+from personalllm_env.registry import REFERENCES
 from personalllm_env.testing import tiny_bank
 
 FILES = {"columns.parquet", "summary.csv", "learning_curves.png", "regret.png"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shlex
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -30,10 +31,8 @@ from personalllm_env.benchmark.track import Track
 from personalllm_env.benchmark.tracks import TRACKS, find_tracks
 from personalllm_env.data import load_bank
 from personalllm_env.files import written_whole
-from personalllm_env.registry import agent_names
+from personalllm_env.registry import REFERENCES, agent_names
 
-REFERENCES = ("uniform", "popular", "oracle")
-"""Always run: without them a score has no scale."""
 _REQUEST = "benchmark.json"  # what was asked for, beside the results
 
 
@@ -90,12 +89,13 @@ class Request:
     def command(self, folder: Path) -> str:
         """Returns the command line that asks for this."""
         given = self.given
-        parts = ["personalllm-env benchmark", f"--size {given['size']}"]
-        parts += [f"--{key} {given[key]}" for key in ("users", "seeds") if given[key]]
-        parts += [f"--track {name}" for name in given["tracks"]]
-        parts += [f'--agent "{name}"' for name in given["agents"]]
-        parts += [f"--bank {self.bank}"] if self.bank != "synthetic" else []
-        return " ".join([*parts, f"--out {folder}"])
+        words = ["personalllm-env", "benchmark", "--size", given["size"]]
+        for key in ("users", "seeds"):
+            words += [f"--{key}", str(given[key])] if given[key] else []
+        words += [word for name in given["tracks"] for word in ("--track", name)]
+        words += [word for name in given["agents"] for word in ("--agent", name)]
+        words += ["--bank", self.bank] if self.bank != "synthetic" else []
+        return shlex.join([*words, "--out", str(folder)])
 
     def save(self, folder: Path) -> None:
         """Keeps the request beside its results, for ``report``."""
@@ -220,7 +220,7 @@ def report(
 ) -> None:
     """Writes the page, its figures and CSV files, and the leaderboard as Markdown."""
     tables = load_tables(request, folder)
-    facts = _facts(request, folder)
+    facts = _facts(request, folder, markdown)
     show_leaders(tables, console)
     written = write_report(tables, out, bank=load_bank(request.bank), facts=facts)
     if markdown is not None:
@@ -235,12 +235,13 @@ def report(
     )
 
 
-def _facts(request: Request, folder: Path) -> dict[str, str]:
-    size = request.size
+def _facts(request: Request, folder: Path, markdown: Path | None) -> dict[str, str]:
+    size, again = request.size, ["personalllm-env", "report", str(folder)]
+    again += ["--markdown", str(markdown)] if markdown is not None else []
     packages = ("personalllm-env", "numpy", "scipy")
     return {
         "command: run what is missing": request.command(folder),
-        "command: write this again from what is stored": f"personalllm-env report {folder}",
+        "command: write this again from what is stored": shlex.join(again),
         "size": f"{size.num_users} users x {size.num_seeds} seeds, "
         f"histories of up to {size.most_history_users} other users",
         "bank": repr(load_bank(request.bank)),
