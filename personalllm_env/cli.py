@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -30,10 +31,22 @@ DEFAULT_AGENTS = (
     "decoder-oracle",
     "oracle",
 )
+
+
 def _fail(error: Exception) -> typer.Exit:
     text = f"[bold red]Error:[/] {escape(str(error))}"
     Console(stderr=True).print(text, highlight=False, soft_wrap=True)
     return typer.Exit(2)
+
+
+def _need_benchmark() -> None:
+    """Raises ImportError, before any work is lost, if the extra is not installed."""
+    missing = [name for name in ("filelock", "jinja2") if find_spec(name) is None]
+    if missing:
+        raise ImportError(
+            f"the benchmark needs {' and '.join(missing)}: "
+            "pip install 'personalllm-env[benchmark]'"
+        )
 
 
 def _console() -> Console:
@@ -159,7 +172,7 @@ _BENCHMARK = Path("results/benchmark")
 @app.command()
 def tracks() -> None:
     """Lists the benchmark's tracks: what they ask, and their settings."""
-    from personalllm_env.benchmark.commands import show_tracks
+    from personalllm_env.benchmark.listing import show_tracks
 
     show_tracks(_console())
 
@@ -170,7 +183,8 @@ def benchmark(
         list[str] | None, typer.Option(help="A name, or module:NAME. Repeatable. Default: all.")
     ] = None,
     agent: Annotated[
-        list[str] | None, typer.Option(help="As for compare. Repeatable. Default: all.")
+        list[str] | None,
+        typer.Option(help="As for compare, or 'all', which is the default. Repeatable."),
     ] = None,
     size: Annotated[str, typer.Option(help="smoke, default or paper.")] = "default",
     users: Annotated[int | None, typer.Option(help="Per seed, instead of the size's.")] = None,
@@ -186,13 +200,18 @@ def benchmark(
     ] = False,
 ) -> None:
     """Runs agents on tracks, stores every result at once, and writes the report."""
-    from personalllm_env.benchmark import commands
-
     console = _console()
     try:
+        _need_benchmark()
+        from personalllm_env.benchmark import commands
+        from personalllm_env.benchmark.request import Request
+
         if ray is not None and workers is not None:
             raise ValueError("--workers is of this machine; a Ray cluster has its own")
-        request = commands.Request(track or (), agent or (), size, users, seeds, bank)
+        if workers is not None and workers < 1:
+            raise ValueError(f"workers must be at least 1, got {workers}")
+        request = Request(track or (), agent or (), size, users, seeds, bank)
+        request.check()
         commands.show_estimate(request, out, workers, console)
         if estimate:
             return
@@ -219,10 +238,12 @@ def report(
     ] = None,
 ) -> None:
     """Writes the page, figures and tables from stored results; runs nothing."""
-    from personalllm_env.benchmark import commands
-
     try:
-        request = commands.saved_request(folder)
+        _need_benchmark()
+        from personalllm_env.benchmark import commands
+        from personalllm_env.benchmark.request import saved_request
+
+        request = saved_request(folder)
         commands.report(request, folder, out or folder / "report", markdown, _console())
     except (ValueError, LookupError, OSError, ImportError) as error:
         raise _fail(error) from None

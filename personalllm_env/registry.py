@@ -5,9 +5,11 @@ from __future__ import annotations
 import ast
 import difflib
 import importlib
+from collections.abc import Iterable
 from importlib.metadata import EntryPoint, entry_points
 
-from personalllm_env.runner import Entrant
+from personalllm_env.runner import Entrant, prior_for
+from personalllm_env.task import Task
 
 GROUP = "personalllm_env.agents"
 """The entry-point group: a value is an agent class, or a mapping called AGENTS of names to
@@ -74,7 +76,7 @@ def _load(where: EntryPoint | str) -> type:
         else:
             module, _, attribute = where.partition(":")
             loaded = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, TypeError, ValueError) as error:
+    except Exception as error:  # whatever happens when somebody's module is run
         raise UnknownAgentError(f"cannot load agent {name!r}: {error}") from error
     if not isinstance(loaded, type):
         raise UnknownAgentError(f"agent {name!r} is not a class but {loaded!r}")
@@ -97,3 +99,12 @@ def _settings(spec: str, tail: str) -> dict[str, object]:
         except (ValueError, SyntaxError):
             settings[key] = value
     return settings
+
+
+def check_settings(chosen: Iterable[Entrant], task: Task) -> None:
+    """Raises ValueError naming the first agent that cannot be built with its settings."""
+    for name, agent_class, settings in chosen:
+        try:
+            agent_class(prior_for(agent_class, task), **settings)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"agent {name!r}: {error}") from error

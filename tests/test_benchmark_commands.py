@@ -1,7 +1,9 @@
 """The benchmark from the command line: run, go on, report, and what is refused."""
 
 import csv
+import importlib.util
 import json
+import sys
 
 import pytest
 from typer.testing import CliRunner
@@ -28,10 +30,10 @@ def done(tmp_path_factory):
 def test_it_says_what_it_will_take_and_what_it_did(done):
     _, output = done
     assert (
-        "2 tracks x 4 agents x 2 seeds, 6 users each: 0 cells are finished, 16 to run" in output
+        "2 tracks x 5 agents x 2 seeds, 6 users each: 0 cells are finished, 20 to run" in output
     )
     assert "Estimate: " in output
-    assert "16 of 16 cells are finished: 0 from before, 16 run now" in output
+    assert "20 of 20 cells are finished: 0 from before, 20 run now" in output
     assert "clicks-v0" in output
 
 
@@ -42,7 +44,13 @@ def test_the_report_is_beside_the_results(done):
     assert {"clicks-v0.png", "clicks-v0.svg", "meta-learning-v0.png"} <= names
     with (folder / "report" / "leaderboard.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    assert {row["agent"] for row in rows} == {"uniform", "popular", "oracle", "linucb"}
+    assert {row["agent"] for row in rows} == {
+        "uniform",
+        "popular",
+        "oracle",
+        "linucb",
+        "feature-bayes",
+    }
     page = (folder / "report" / "report.html").read_text(encoding="utf-8")
     assert "personalllm-env benchmark --size smoke --users 6 --seeds 2" in page
     assert str(folder.parent) not in page.replace(str(folder), "")
@@ -51,10 +59,10 @@ def test_the_report_is_beside_the_results(done):
 def test_the_same_command_runs_nothing_again(done):
     folder, _ = done
     before = {p: p.stat().st_mtime_ns for p in folder.glob("*/*/*.parquet")}
-    assert len(before) == 16
+    assert len(before) == 20
     result = invoke("benchmark", *PART, *SMALL, "--out", folder)
     assert result.exit_code == 0
-    assert "16 cells are finished, 0 to run" in result.output
+    assert "20 cells are finished, 0 to run" in result.output
     assert {p: p.stat().st_mtime_ns for p in folder.glob("*/*/*.parquet")} == before
 
 
@@ -73,7 +81,7 @@ def test_the_report_alone_from_what_is_stored(done, tmp_path):
 def test_an_estimate_runs_nothing(tmp_path):
     result = invoke("benchmark", *PART, *SMALL, "--out", tmp_path / "new", "--estimate")
     assert result.exit_code == 0
-    assert "16 to run" in result.output
+    assert "20 to run" in result.output
     assert not (tmp_path / "new").exists()
 
 
@@ -81,7 +89,10 @@ def test_a_failing_agent_is_named_and_the_others_go_on(tmp_path, monkeypatch):
     (tmp_path / "broken_agents.py").write_text(
         "class Broken:\n"
         "    privileges = frozenset()\n"
-        "    def __init__(self, prior): raise RuntimeError('no such luck')\n"
+        "    def __init__(self, prior): pass\n"
+        "    def reset(self, num_users, rng): raise RuntimeError('no such luck')\n"
+        "    def act(self, observation): ...\n"
+        "    def update(self, observation, action, feedback): ...\n"
     )
     monkeypatch.chdir(tmp_path)
     part = ["--track", "meta-learning-v0", "--agent", "broken_agents:Broken"]
@@ -89,7 +100,7 @@ def test_a_failing_agent_is_named_and_the_others_go_on(tmp_path, monkeypatch):
     assert result.exit_code == 1
     assert "broken_agents:Broken" in result.output
     assert "no such luck" in result.output
-    assert "6 of 8 cells are finished" in result.output
+    assert "8 of 10 cells are finished" in result.output
     assert (tmp_path / "out" / "report" / "report.html").exists()
 
 
@@ -103,13 +114,26 @@ def test_a_failing_agent_is_named_and_the_others_go_on(tmp_path, monkeypatch):
         (["--seeds", "0"], "num_seeds must be at least 1, got 0"),
         (["--workers", "0"], "workers must be at least 1, got 0"),
         (["--bank", "nowhere.parquet"], "nowhere.parquet"),
+        (["--agent", "linucb@explor=1"], "agent 'linucb@explor=1': "),
+        (["--track", "bad_tracks:TYPO"], "track 'typo-v0': "),
+        (["--track", "bad_tracks:SAME"], "as one of ours; name it otherwise"),
+        (["--track", "bad_tracks:SPLIT"], "split cannot be"),
+        (["--ray", "auto", "--workers", "2"], "a Ray cluster has its own"),
     ],
 )
-def test_bad_input_is_refused_before_anything_is_run(tmp_path, arguments, message):
+def test_bad_input_is_refused_before_anything_is_run(tmp_path, monkeypatch, arguments, message):
+    (tmp_path / "bad_tracks.py").write_text(
+        "from personalllm_env.benchmark import Track\n"
+        "TYPO = Track('typo-v0', '?', environment={'horzon': 3})\n"
+        "SAME = Track('clicks-v0', '?', environment={'horizon': 3})\n"
+        "SPLIT = Track('split-v0', '?', environment={'split': 'train'})\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "bad_tracks", raising=False)
     result = invoke("benchmark", *arguments, "--out", tmp_path / "out")
     assert result.exit_code == 2, result.output
     assert message in result.output
-    assert not list(tmp_path.glob("out/*/*"))
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_report_of_nothing_says_what_to_do(tmp_path):
@@ -120,6 +144,71 @@ def test_a_report_of_nothing_says_what_to_do(tmp_path):
     assert "cannot be read" in invoke("report", tmp_path).output
     (tmp_path / "benchmark.json").write_text(json.dumps({"tracks": ["clicks-v0"]}))
     assert "holds no finished results of this code" in invoke("report", tmp_path).output
+
+
+def test_named_agents_are_in_the_table_wherever_they_stand(done):
+    _, output = done
+    rows = [line for line in output.splitlines() if line.split()[:1] == ["linucb"]]
+    leads = [line for line in output.splitlines() if "-v0  " in line and " linucb" in line]
+    assert len(rows) + len(leads) >= 2
+
+
+def test_all_stands_for_every_agent_beside_your_own():
+    from personalllm_env.benchmark.request import Request
+    from personalllm_env.registry import agent_names
+
+    both = Request(agents=["all", "linucb@exploration=1"]).agents
+    assert set(both) == {*agent_names(), "linucb@exploration=1"}
+    assert set(Request().agents) == set(agent_names())
+    few = Request(tracks=["clicks-v0"], agents=["linucb"])
+    assert few.agents == ["uniform", "popular", "oracle", "feature-bayes", "linucb"]
+
+
+def test_results_of_other_code_are_not_passed_over_in_silence(tmp_path, monkeypatch):
+    code = (
+        "from personalllm_env.agents.simple import Uniform\n"
+        "class Mine(Uniform):\n    privileges = frozenset()\n"
+    )
+    (tmp_path / "changing_agents.py").write_text(code)
+    monkeypatch.chdir(tmp_path)
+    part = ["--track", "meta-learning-v0", "--agent", "changing_agents:Mine", *SMALL]
+    assert invoke("benchmark", *part, "--out", "out").exit_code == 0
+    (tmp_path / "changing_agents.py").write_text(code + "\n# changed\n")
+    from personalllm_env.benchmark import fingerprint
+
+    fingerprint.forget()
+    for command in (["report", "out"], ["benchmark", *part, "--out", "out", "--estimate"]):
+        result = invoke(*command)
+        assert result.exit_code == 0
+        assert "2 older results not used: other code: changing_agents" in result.output
+
+
+def test_without_the_extra_one_sentence_before_anything_else(monkeypatch):
+    find = importlib.util.find_spec
+    hide = {"filelock", "jinja2"}
+    monkeypatch.setattr(
+        "personalllm_env.cli.find_spec", lambda name: None if name in hide else find(name)
+    )
+    for command in (["benchmark"], ["report"]):
+        result = invoke(*command)
+        assert result.exit_code == 2
+        assert "needs filelock and jinja2: pip install 'personalllm-env[benchmark]'" in (
+            result.output
+        )
+    assert invoke("tracks").exit_code == 0
+
+
+def test_the_benchmark_from_python(tmp_path):
+    from personalllm_env.benchmark import SIZES, TRACKS, load_tables, run_benchmark
+
+    agents = ["uniform", "popular", "oracle"]
+    outcome = run_benchmark(
+        [TRACKS["meta-learning-v0"]], agents, SIZES["smoke"], tmp_path, workers=1
+    )
+    [table] = load_tables(outcome.store, outcome.cells)
+    assert {standing.agent for standing in table.standings} == set(agents)
+    with pytest.raises(ImportError, match="cannot import name 'nothing'"):
+        from personalllm_env.benchmark import nothing  # noqa: F401
 
 
 def test_tracks_are_listed():

@@ -15,8 +15,12 @@ EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def fenced(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+def fenced(language: str, text: str = README) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)
+
+
+def page(name: str) -> str:
+    return (ROOT / "docs" / name).read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("script", EXAMPLES, ids=lambda path: path.stem)
@@ -46,6 +50,30 @@ def test_readme_code_runs():
         exec(block, names)  # one after the other, as a reader would
     assert names["obs"]["response_features"].shape == (8, 32)
     check_agent(names["RememberBest"])
+
+
+def test_the_agent_that_learns_from_a_history_runs():
+    names: dict = {}
+    [block] = fenced("python", page("agents.md"))
+    exec(block, names)
+    check_agent(names["AverageTaste"])
+
+
+def test_a_track_of_your_own_runs_as_the_page_says(tmp_path):
+    track, script = fenced("python", page("tracks/README.md"))
+    (tmp_path / "mytracks.py").write_text(track)
+    (tmp_path / "run.py").write_text(script)
+    done = subprocess.run(
+        [sys.executable, "run.py"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONWARNINGS": "error", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("Estimate(") == 4
 
 
 def test_readme_commands_name_real_options():

@@ -2,123 +2,32 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import shlex
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
-from personalllm_env.benchmark.cells import SIZES, Cell, Size, make_cells
 from personalllm_env.benchmark.costs import CostEstimate
-from personalllm_env.benchmark.leaderboard import TrackTable, track_table
+from personalllm_env.benchmark.leaderboard import TrackTable
 from personalllm_env.benchmark.markdown import leaderboard_markdown
-from personalllm_env.benchmark.overview import half_width, number
+from personalllm_env.benchmark.overview import half_width, number, rank_range
 from personalllm_env.benchmark.page import write_report
+from personalllm_env.benchmark.request import Request
 from personalllm_env.benchmark.run import Outcome, plan, run_benchmark
 from personalllm_env.benchmark.run import Progress as Step
-from personalllm_env.benchmark.store import Store, load_comparisons
-from personalllm_env.benchmark.track import Track
-from personalllm_env.benchmark.tracks import TRACKS, find_tracks
+from personalllm_env.benchmark.store import Scan, Store
+from personalllm_env.benchmark.tables import load_tables
 from personalllm_env.data import load_bank
 from personalllm_env.files import written_whole
-from personalllm_env.registry import REFERENCES, agent_names
-
-_REQUEST = "benchmark.json"  # what was asked for, beside the results
-
-
-class Request:
-    """What a run of the benchmark is asked for.
-
-    Args:
-        tracks: Names, or ``module:NAME``; all of them for none.
-        agents: As for ``registry.find_agent``; all of them for none.
-        size: Of ``cells.SIZES``.
-        users: Per cell, instead of the size's.
-        seeds: Instead of the size's.
-        bank: As for ``data.load_bank``.
-
-    Raises:
-        LookupError: If there is no such track.
-        ValueError: If there is no such size, or a number is below 1.
-    """
-
-    def __init__(
-        self,
-        tracks: Sequence[str] = (),
-        agents: Sequence[str] = (),
-        size: str = "default",
-        users: int | None = None,
-        seeds: int | None = None,
-        bank: str = "synthetic",
-    ) -> None:
-        if size not in SIZES:
-            raise ValueError(f"size must be one of {', '.join(SIZES)}, got {size!r}")
-        self.given: dict[str, Any] = {
-            "tracks": list(tracks),
-            "agents": list(agents),
-            "size": size,
-            "users": users,
-            "seeds": seeds,
-            "bank": bank,
-        }
-        self.tracks: list[Track] = find_tracks(tracks)
-        wanted = list(dict.fromkeys(agents)) or list(agent_names())
-        self.agents = [*(name for name in REFERENCES if name not in wanted), *wanted]
-        self.size: Size = SIZES[size]
-        if users is not None:
-            self.size = replace(self.size, num_users=users)
-        if seeds is not None:
-            self.size = replace(self.size, num_seeds=seeds)
-        self.bank = bank
-
-    @property
-    def cells(self) -> list[Cell]:
-        """All that is wanted."""
-        return make_cells(self.tracks, self.agents, self.size, self.bank)
-
-    def command(self, folder: Path) -> str:
-        """Returns the command line that asks for this."""
-        given = self.given
-        words = ["personalllm-env", "benchmark", "--size", given["size"]]
-        for key in ("users", "seeds"):
-            words += [f"--{key}", str(given[key])] if given[key] else []
-        words += [word for name in given["tracks"] for word in ("--track", name)]
-        words += [word for name in given["agents"] for word in ("--agent", name)]
-        words += ["--bank", self.bank] if self.bank != "synthetic" else []
-        return shlex.join([*words, "--out", str(folder)])
-
-    def save(self, folder: Path) -> None:
-        """Keeps the request beside its results, for ``report``."""
-        folder.mkdir(parents=True, exist_ok=True)
-        with written_whole(folder / _REQUEST) as scratch:
-            scratch.write_text(json.dumps(self.given, indent=2) + "\n", encoding="utf-8")
-
-
-def saved_request(folder: Path) -> Request:
-    """Reads what the last run in a folder was asked for.
-
-    Raises:
-        ValueError: If there was none, or its record cannot be read.
-    """
-    path = folder / _REQUEST
-    try:
-        return Request(**json.loads(path.read_text(encoding="utf-8")))
-    except FileNotFoundError:
-        raise ValueError(
-            f"{folder} holds no benchmark; `personalllm-env benchmark --out {folder}` makes one"
-        ) from None
-    except (json.JSONDecodeError, TypeError) as error:
-        raise ValueError(f"{path} cannot be read: {error}") from None
+from personalllm_env.report import Estimate
 
 
 def show_estimate(
@@ -135,6 +44,8 @@ def show_estimate(
         f"{cost.num_cells} to run.",
         highlight=False,
     )
+    for line in _not_used(scan):
+        console.print(line, highlight=False, soft_wrap=True)
     if cost.num_cells:
         console.print(_cost_in_words(cost), highlight=False)
 
@@ -192,36 +103,49 @@ def run(
     return outcome
 
 
-def load_tables(request: Request, folder: Path) -> list[TrackTable]:
-    """Computes the tables of all tracks that have results of this code.
+def tables_of(request: Request, folder: Path, console: Console) -> list[TrackTable]:
+    """Computes the tables of all tracks that have results of this code, and says what lacks.
 
     Raises:
         ValueError: If there are none at all.
     """
-    store, tables = Store(folder), []
-    for track in request.tracks:
-        cells = [cell for cell in request.cells if cell.track == track]
-        found = load_comparisons(store, cells)
-        runs, missing = found.comparisons[track.name], found.missing[track.name]
-        if runs.runs:
-            tables.append(track_table(track, runs, missing))
+    store = Store(folder)
+    scan, tables = store.scan(request.cells), load_tables(store, request.cells)
+    why = _not_used(scan)
     if not tables:
-        stale = Counter(store.scan(request.cells).stale.values()).most_common(1)
-        why = f" (there are {stale[0][1]} of {stale[0][0]})" if stale else ""
+        reasons = f" ({'; '.join(why)})" if why else ""
         raise ValueError(
-            f"{folder} holds no finished results of this code and these settings{why}; "
+            f"{folder} holds no finished results of this code and these settings{reasons}; "
             f"`{request.command(folder)}` makes them"
         )
+    if scan.missing:
+        console.print(
+            f"{len(scan.missing)} of {len(request.cells)} cells are missing, and who lacks one "
+            f"is left out. `{request.command(folder)}` runs them.",
+            highlight=False,
+            soft_wrap=True,
+        )
+    for line in why:
+        console.print(line, highlight=False, soft_wrap=True)
     return tables
+
+
+def _not_used(scan: Scan) -> list[str]:
+    """Says which results there are that are not used, and why."""
+    lines = [
+        f"{num} older result{'s' * (num > 1)} not used: {why}"
+        for why, num in Counter(scan.stale.values()).most_common()
+    ]
+    return [*lines, *(f"unreadable, not used: {why}" for why in scan.damaged.values())]
 
 
 def report(
     request: Request, folder: Path, out: Path, markdown: Path | None, console: Console
 ) -> None:
     """Writes the page, its figures and CSV files, and the leaderboard as Markdown."""
-    tables = load_tables(request, folder)
+    tables = tables_of(request, folder, console)
     facts = _facts(request, folder, markdown)
-    show_leaders(tables, console)
+    show_leaders(tables, request.given["agents"], console)
     written = write_report(tables, out, bank=load_bank(request.bank), facts=facts)
     if markdown is not None:
         markdown.parent.mkdir(parents=True, exist_ok=True)
@@ -252,8 +176,8 @@ def _facts(request: Request, folder: Path, markdown: Path | None) -> dict[str, s
     }
 
 
-def show_leaders(tables: Iterable[TrackTable], console: Console) -> None:
-    """Prints who leads each track, who is tied with them, and how far the limit is."""
+def show_leaders(tables: Iterable[TrackTable], named: Sequence[str], console: Console) -> None:
+    """Prints who leads each track, who is tied with them, and where the named agents are."""
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("track", no_wrap=True)
     table.add_column("leading honest agents, tied", overflow="fold")
@@ -262,25 +186,20 @@ def show_leaders(tables: Iterable[TrackTable], console: Console) -> None:
     for each in tables:
         gains = {s.agent: s.estimates["gain"] for s in each.standings}
         leaders = [s.agent for s in each.standings if s.tied and not s.privileges]
-        best = gains[leaders[0]] if leaders else None
         limit = gains.get(each.track.yardstick)
         more = f" and {len(leaders) - 3} more" if len(leaders) > 3 else ""
         table.add_row(
             each.track.name,
             (", ".join(leaders[:3]) or "-") + more,
-            "-" if best is None else f"{number(best.value, 3)} {half_width(best, 3)}",
+            _gain(gains[leaders[0]]) if leaders else "-",
             "-" if limit is None else f"{each.track.yardstick} {number(limit.value, 3)}",
         )
+        for standing in each.standings:
+            if standing.agent in named and standing.agent not in leaders[:1]:
+                rank = f"rank {rank_range(standing.ranks)}" if standing.ranks else ""
+                table.add_row("", standing.agent, _gain(gains[standing.agent]), rank)
     console.print(table)
 
 
-def show_tracks(console: Console) -> None:
-    """Prints the tracks, what they ask and their settings."""
-    table = Table(box=SIMPLE_HEAD)
-    for name in ("track", "question", "settings"):
-        table.add_column(name)
-    for track in TRACKS.values():
-        given = {"history users": track.history_users, **track.definition()}
-        words = {k: v for k, v in given.items() if v and k != "name"}
-        table.add_row(track.name, track.question, json.dumps(words)[1:-1])
-    console.print(table)
+def _gain(estimate: Estimate) -> str:
+    return f"{number(estimate.value, 3)} {half_width(estimate, 3)}"

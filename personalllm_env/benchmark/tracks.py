@@ -128,8 +128,12 @@ def _find(name: str) -> Track:
         )
     try:
         track = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
+    except Exception as error:  # whatever happens when somebody's module is run
         raise LookupError(f"cannot load track {name!r}: {error}") from error
     if not isinstance(track, Track):
         raise LookupError(f"{name!r} is not a Track but {track!r}")
+    if track != TRACKS.get(track.name, track):
+        raise LookupError(
+            f"{name!r} is called {track.name!r} as one of ours; name it otherwise"
+        )
     return track
