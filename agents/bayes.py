@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from personalllm_env.agents.particles import ParticleFilter
-from personalllm_env.channels import check_range
 from personalllm_env.feedback import Served, mean_shown
 from personalllm_env.types import Action, Feedback, Observation, PriorKnowledge
 
@@ -41,18 +41,14 @@ class ParticleBayes:
         exploration: float = 1.0,
         num_particles: int = 2048,
     ) -> None:
-        check_range("exploration", exploration, 0)
-        check_range("num_particles", num_particles, 1)
-        self._prior, self._thompson, self._exploration = prior, thompson, exploration
+        self._model = prior.feedback
         self._filter = ParticleFilter(
-            prior,
-            None if prior.population is None else min(num_particles, len(prior.population)),
+            prior, num_particles=num_particles, thompson=thompson, exploration=exploration
         )
 
     def reset(self, num_users: int, rng: np.random.Generator) -> None:
         """Starts B new users, all particles equally likely."""
-        self._rng = rng
-        self._filter.reset(num_users)
+        self._filter.reset(num_users, rng)
 
     def posterior(self) -> Float[np.ndarray, "B J"]:
         """Returns the probability of each particle, per user."""
@@ -61,31 +57,30 @@ class ParticleBayes:
     def act(self, observation: Observation) -> Action:
         """Returns the best responses under the posterior."""
         assert observation.scores is not None, "granted by privileges"
-        return self._filter.choose(
-            observation.scores,
-            self._rng,
-            thompson=self._thompson,
-            exploration=self._exploration,
-        )
+        return self._filter.choose(observation.scores)
 
     def update(self, observation: Observation, action: Action, feedback: Feedback) -> None:
         """Multiplies the particles' probabilities by the likelihood of what was said."""
-        rows = np.flatnonzero(feedback.heard)
-        if len(rows) == 0:
-            self._filter.condition(rows, 0.0)
-            return
         assert observation.scores is not None, "granted by privileges"
-        model, particles = self._prior.feedback, self._filter.particles(self._filter.heard)
-        log_likelihood = np.empty((len(rows), len(particles)))
-        every = observation.scores.shape[1] if model.needs_candidates else 1
+        self._filter.update(observation.scores, action, feedback, self._log_likelihood)
+
+    def _log_likelihood(
+        self,
+        said: Mapping[str, Float[np.ndarray, "b"]],
+        scores: Float[np.ndarray, "b K M"],
+        action: Int[np.ndarray, "b S"],
+        particles: Float[np.ndarray, "J M"],
+    ) -> Float[np.ndarray, "b J"]:
+        model, total = self._model, np.empty((len(action), len(particles)))
+        every = scores.shape[1] if model.needs_candidates else 1
         size = max(1, _CELLS // (every * len(particles)))
-        for start in range(0, len(rows), size):
-            part = rows[start : start + size]
-            scores, acted = observation.scores[part], action[part]
-            shown = np.take_along_axis(scores, acted[:, :, None], axis=1) @ particles.T
-            candidates = scores @ particles.T if model.needs_candidates else None
+        for start in range(0, len(action), size):
+            part = slice(start, start + size)
+            seen, acted = scores[part], action[part]
+            shown = np.take_along_axis(seen, acted[:, :, None], axis=1) @ particles.T
+            candidates = seen @ particles.T if model.needs_candidates else None
             served = Served(shown, mean_shown(shown), candidates, acted)
-            log_likelihood[start : start + size] = sum(
-                c.log_likelihood(feedback.said[c.name][part], served) for c in model.channels
+            total[part] = sum(
+                c.log_likelihood(said[c.name][part], served) for c in model.channels
             )
-        self._filter.condition(rows, log_likelihood)
+        return total

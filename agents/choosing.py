@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+
 import numpy as np
 from jaxtyping import Float, Int
 
@@ -34,3 +36,46 @@ def only_best(
 ) -> Int[np.ndarray, "B S"]:
     """Returns the highest-valued candidate in every place: for who has nothing to learn."""
     return np.repeat(best(values, 1, rng), num_shown, axis=1)
+
+
+def best_of_each(
+    draws: Iterable[Float[np.ndarray, "B K"]], rng: np.random.Generator
+) -> Int[np.ndarray, "B S"]:
+    """Returns the best candidate under each of S draws of values, which may coincide."""
+    return np.hstack([best(values, 1, rng) for values in draws])
+
+
+def by_upper_bound(
+    means: Float[np.ndarray, "B K"],
+    inputs: Float[np.ndarray, "B K I"],
+    width: Callable[[Float[np.ndarray, "B K I"]], Float[np.ndarray, "B K"]],
+    num_shown: int,
+    rng: np.random.Generator,
+) -> Int[np.ndarray, "B S"]:
+    """Returns candidates of highest upper bound.
+
+    One alone has the highest bound on its value. Of several the first has the highest mean and
+    the others the highest bounds on how much better than it they are, which is the first again
+    once it is certain.
+
+    Args:
+        means: Of the candidates' values.
+        inputs: What values are linear in.
+        width: How far the bound on the value of inputs, or of their differences, lies above
+            the mean.
+        num_shown: S.
+        rng: For ties.
+    """
+    if num_shown == 1:
+        return best(means + width(inputs), 1, rng)
+    first = best(means, 1, rng)
+    ahead = inputs - np.take_along_axis(inputs, first[:, :, None], axis=1)
+    return np.hstack([first, best(means + width(ahead), num_shown - 1, rng)])
+
+
+def linear_sd(
+    inputs: Float[np.ndarray, "B K I"], covariance: Float[np.ndarray, "B I I"]
+) -> Float[np.ndarray, "B K"]:
+    """Returns the sd of values that are linear in inputs, with coefficients so uncertain."""
+    variance = np.vecdot(np.matmul(inputs, covariance), inputs)
+    return np.sqrt(np.maximum(variance, 0.0))

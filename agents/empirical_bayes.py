@@ -7,7 +7,7 @@ from typing import ClassVar
 import numpy as np
 from jaxtyping import Float, Int
 
-from personalllm_env.agents.choosing import best
+from personalllm_env.agents.choosing import best, best_of_each, by_upper_bound, linear_sd
 from personalllm_env.agents.hearing import gather, make_lens, speakers
 from personalllm_env.agents.mixture_belief import MixtureBelief
 from personalllm_env.agents.taste import Quadratic, TastePrior, condition, fit_taste, quadratic
@@ -142,20 +142,14 @@ class EmpiricalBayes:
         if self._explore == "thompson":
             draws = self._belief.sample(self._rng, num_shown)
             values = level[:, None] + np.matmul(draws, z.swapaxes(1, 2))
-            return np.hstack([best(values[:, s], 1, self._rng) for s in range(num_shown)])
+            return best_of_each(values.swapaxes(0, 1), self._rng)
         values = level + np.matmul(z, self._belief.mean()[:, :, None])[:, :, 0]
-        if num_shown == 1:
-            if self._explore == "ucb":
-                values = values + self._width * self._sd(z)
+        if self._explore == "greedy" and num_shown == 1:
             return best(values, 1, self._rng)
-        first = best(values, 1, self._rng)
-        ahead = z - np.take_along_axis(z, first[:, :, None], axis=1)
-        values = values + self._width * self._sd(ahead)
-        return np.hstack([first, best(values, num_shown - 1, self._rng)])
+        return by_upper_bound(values, z, self._bonus, num_shown, self._rng)
 
-    def _sd(self, z: Float[np.ndarray, "B K R"]) -> Float[np.ndarray, "B K"]:
-        variance = np.vecdot(np.matmul(z, self._belief.covariance()), z)
-        return np.sqrt(np.maximum(variance, 0.0))
+    def _bonus(self, z: Float[np.ndarray, "B K R"]) -> Float[np.ndarray, "B K"]:
+        return self._width * linear_sd(z, self._belief.covariance())
 
     def update(self, observation: Observation, action: Action, feedback: Feedback) -> None:
         """Learns from what was said."""

@@ -69,13 +69,13 @@ class FeatureBayes:
         num_particles: int = 1024,
         num_nodes: int | None = None,
     ) -> None:
-        check_range("exploration", exploration, 0)
         if num_nodes is not None:
             check_range("num_nodes", num_nodes, 1)
         if prior.population is None or prior.decoder is None or prior.residual is None:
             raise ValueError("feature Bayes needs prior.population, .decoder and .residual")
-        self._prior, self._thompson, self._exploration = prior, thompson, exploration
-        self._filter = ParticleFilter(prior, min(num_particles, len(prior.population)))
+        self._filter = ParticleFilter(
+            prior, num_particles=num_particles, thompson=thompson, exploration=exploration
+        )
         self._decoder = prior.decoder.astype(np.float32)
         self._likelihood = ResidualLikelihood(
             prior, self._filter.particles(0), num_nodes, moves=self._filter.moves
@@ -83,8 +83,7 @@ class FeatureBayes:
 
     def reset(self, num_users: int, rng: np.random.Generator) -> None:
         """Starts B new users, all particles equally likely."""
-        self._rng = rng
-        self._filter.reset(num_users)
+        self._filter.reset(num_users, rng)
 
     def posterior(self) -> Float[np.ndarray, "B J"]:
         """Returns the probability of each particle, per user."""
@@ -92,23 +91,11 @@ class FeatureBayes:
 
     def act(self, observation: Observation) -> Action:
         """Returns the responses of highest decoded utility under the posterior."""
-        return self._filter.choose(
-            self._decode(observation),
-            self._rng,
-            thompson=self._thompson,
-            exploration=self._exploration,
-        )
+        return self._filter.choose(self._decode(observation))
 
     def update(self, observation: Observation, action: Action, feedback: Feedback) -> None:
         """Multiplies the particles' probabilities by the likelihood of what was said."""
-        rows = np.flatnonzero(feedback.heard)
-        if len(rows) == 0:
-            self._filter.condition(rows, 0.0)
-            return
-        particles = self._filter.particles(self._filter.heard)
-        decoded = self._decode(observation)[rows]
-        said = {name: value[rows] for name, value in feedback.said.items()}
-        self._filter.condition(rows, self._likelihood(said, decoded, action[rows], particles))
+        self._filter.update(self._decode(observation), action, feedback, self._likelihood)
 
     def _decode(self, observation: Observation) -> Float[np.ndarray, "B K M"]:
         if observation.scores is not None:
@@ -150,13 +137,7 @@ class ResidualLikelihood:
         self._levels = [c for c in channels if c not in (*self._clicks, *self._choices)]
         # Slopes hardly differ between users, so those of the first particles do for good.
         self._slopes = [
-            click_slopes(
-                self._residual,
-                particles,
-                prior.num_responses,
-                _temperature(channel),
-                np.random.default_rng(0),
-            )
+            click_slopes(self._residual, particles, prior.num_responses, _temperature(channel))
             for channel in self._clicks
         ]
         self._prepare(particles)

@@ -7,48 +7,24 @@ without one it starts at zero.
 
 from __future__ import annotations
 
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
-from personalllm_env.agents.choosing import best, only_best
+from personalllm_env.agents.choosing import best, best_of_each, by_upper_bound, only_best
 from personalllm_env.belief import Evidence, RidgeBelief, evidence
 from personalllm_env.channels import check_range
 from personalllm_env.database import Database
 from personalllm_env.types import Action, Feedback, Observation, PriorKnowledge
 
+_RIDGE = 10.0  # where nothing is known
 _RIDGES = np.geomspace(1.0, 1000.0, 13)
 _MOST_USERS = 300  # whose evidence chooses the ridge
 
 
-class Taste(NamedTuple):
-    """What a history says about users in general."""
-
-    centre: Float[np.ndarray, "D"]  # the average user's linear taste
-    ridge: float  # how close to it others are: noise variance over taste variance
-
-
-def population_taste(database: Database, num_stars: int = 5) -> Taste:
-    """Fits the average taste by least squares and the spread around it by evidence.
-
-    The marginal likelihood of a user's targets y given features X is that of
-    N(X centre, s^2 (I + X X^T / ridge)) with the noise variance s^2 profiled out (MacKay,
-    "Bayesian interpolation", Neural Computation 1992, for one hyper-parameter).
-    """
-    seen = _history_evidence(database, num_stars)
-    if not seen.known.any():
-        return Taste(np.zeros(seen.features.shape[1]), 10.0)
-    x, y = seen.features[seen.known].astype(np.float64), seen.target[seen.known]
-    gram = x.T @ x + 1e-3 * len(x) / x.shape[1] * np.eye(x.shape[1])
-    centre = np.linalg.solve(gram, x.T @ y)
-    user, residual = database.user[seen.known], y - x @ centre
-    few = user < _MOST_USERS
-    scores = _log_evidence(x[few], residual[few], user[few])
-    return Taste(centre, float(_RIDGES[scores.argmax()]))
-
-
-def _history_evidence(database: Database, num_stars: int) -> Evidence:
+def history_evidence(database: Database, num_stars: int = 5) -> Evidence:
+    """Reads a history as regression pairs, one per interaction, silences among them."""
     parts = [
         evidence(
             database.inputs[database.prompt[rows]],
@@ -59,6 +35,37 @@ def _history_evidence(database: Database, num_stars: int) -> Evidence:
         for rows in database.blocks()
     ]
     return Evidence(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
+
+
+def average_taste(seen: Evidence) -> Float[np.ndarray, "I"]:
+    """Fits the average user's linear taste by least squares; zeros if nobody spoke."""
+    if not seen.known.any():
+        return np.zeros(seen.features.shape[1])
+    x, y = seen.features[seen.known].astype(np.float64), seen.target[seen.known]
+    gram = x.T @ x + 1e-3 * len(x) / x.shape[1] * np.eye(x.shape[1])
+    return np.linalg.solve(gram, x.T @ y)
+
+
+def likely_ridge(
+    seen: Evidence, user: Int[np.ndarray, "N"], centre: Float[np.ndarray, "I"]
+) -> float:
+    """Chooses how close to the average others are: noise variance over taste variance.
+
+    The marginal likelihood of a user's targets y given features X is that of
+    N(X centre, s^2 (I + X X^T / ridge)) with the noise variance s^2 profiled out (MacKay,
+    "Bayesian interpolation", Neural Computation 1992, for one hyper-parameter).
+
+    Args:
+        seen: What users said.
+        user: Who said it, in order.
+        centre: The average user's taste.
+    """
+    known = seen.known & (user < _MOST_USERS)
+    if not known.any():
+        return _RIDGE
+    x = seen.features[known].astype(np.float64)
+    scores = _log_evidence(x, seen.target[known] - x @ centre, user[known])
+    return float(_RIDGES[scores.argmax()])
 
 
 def _log_evidence(
@@ -89,7 +96,7 @@ class Popular:
 
     def fit(self, database: Database) -> None:
         """Learns the average taste."""
-        self._centre = population_taste(database, self._prior.feedback.num_stars).centre
+        self._centre = average_taste(history_evidence(database, self._prior.feedback.num_stars))
 
     def reset(self, num_users: int, rng: np.random.Generator) -> None:
         """Starts B new users."""
@@ -104,29 +111,36 @@ class Popular:
         """Learns nothing from its own users."""
 
 
-class _Learner:
-    """The belief that the agents below share by composition."""
+class _RidgeAgent:
+    """What the agents below share: the belief, and how it learns."""
+
+    privileges: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(self, prior: PriorKnowledge, ridge: float | None) -> None:
-        self.num_shown, self._inputs, self._ridge = prior.num_shown, prior.num_inputs, ridge
-        self._num_stars = prior.feedback.num_stars
-        self.belief = RidgeBelief(prior.num_inputs, ridge=10.0 if ridge is None else ridge)
+        self._prior, self._ridge = prior, ridge
+        self._belief = RidgeBelief(prior.num_inputs, ridge=_RIDGE if ridge is None else ridge)
 
     def fit(self, database: Database) -> None:
-        taste = population_taste(database, self._num_stars)
-        ridge = taste.ridge if self._ridge is None else self._ridge
-        self.belief = RidgeBelief(self._inputs, ridge=ridge, centre=taste.centre)
+        """Learns the average taste and, unless it was given, the ridge."""
+        seen = history_evidence(database, self._prior.feedback.num_stars)
+        centre = average_taste(seen)
+        ridge = self._ridge
+        if ridge is None:
+            ridge = likely_ridge(seen, database.user, centre)
+        self._belief = RidgeBelief(self._prior.num_inputs, ridge=ridge, centre=centre)
 
     def reset(self, num_users: int, rng: np.random.Generator) -> None:
-        self.rng = rng
-        self.belief.reset(num_users)
+        """Starts B new users."""
+        self._rng = rng
+        self._belief.reset(num_users)
 
     def update(self, observation: Observation, action: Action, feedback: Feedback) -> None:
-        x = observation.inputs
-        self.belief.update(evidence(x, action, feedback, self._num_stars))
+        """Regresses what was said on what was shown."""
+        num_stars = self._prior.feedback.num_stars
+        self._belief.update(evidence(observation.inputs, action, feedback, num_stars))
 
 
-class EpsilonGreedy:
+class EpsilonGreedy(_RidgeAgent):
     """Shows the best by the posterior mean, and with probability ``epsilon`` anything.
 
     Args:
@@ -135,26 +149,22 @@ class EpsilonGreedy:
         ridge: Prior precision over noise precision; None for the history's.
     """
 
-    privileges: ClassVar[frozenset[str]] = frozenset()
-
     def __init__(
         self, prior: PriorKnowledge, *, epsilon: float = 0.05, ridge: float | None = None
     ) -> None:
         check_range("epsilon", epsilon, 0, 1)
-        self._learner, self._epsilon = _Learner(prior, ridge), epsilon
-        self.fit, self.reset = self._learner.fit, self._learner.reset
-        self.update = self._learner.update
+        super().__init__(prior, ridge)
+        self._epsilon = epsilon
 
     def act(self, observation: Observation) -> Action:
         """Returns the greedy responses, or random ones."""
-        learner = self._learner
-        values = learner.belief.values(observation.inputs)
-        explore = learner.rng.random(len(values)) < self._epsilon
+        values = self._belief.values(observation.inputs)
+        explore = self._rng.random(len(values)) < self._epsilon
         values[explore] = 0.0
-        return best(values, learner.num_shown, learner.rng)
+        return best(values, self._prior.num_shown, self._rng)
 
 
-class LinUCB:
+class LinUCB(_RidgeAgent):
     """Shows the highest upper confidence bound (Li et al., WWW 2010, algorithm 1).
 
     Value = posterior mean + exploration * posterior sd in units of the noise. One taste per
@@ -168,30 +178,25 @@ class LinUCB:
         ridge: The prior's weight (the paper has 1); None for the history's.
     """
 
-    privileges: ClassVar[frozenset[str]] = frozenset()
-
     def __init__(
         self, prior: PriorKnowledge, *, exploration: float = 0.2, ridge: float | None = None
     ) -> None:
         check_range("exploration", exploration, 0)
-        self._learner, self._exploration = _Learner(prior, ridge), exploration
-        self.fit, self.reset = self._learner.fit, self._learner.reset
-        self.update = self._learner.update
+        super().__init__(prior, ridge)
+        self._exploration = exploration
 
     def act(self, observation: Observation) -> Action:
         """Returns the responses with the highest bounds."""
-        learner, x = self._learner, observation.inputs.astype(np.float64)
-        values = learner.belief.values(x)
-        if learner.num_shown == 1:
-            values += self._exploration * learner.belief.widths(x)
-            return best(values, 1, learner.rng)
-        first = best(values, 1, learner.rng)
-        ahead = x - np.take_along_axis(x, first[:, :, None], axis=1)
-        values += self._exploration * learner.belief.widths(ahead)
-        return np.hstack([first, best(values, learner.num_shown - 1, learner.rng)])
+        x = observation.inputs.astype(np.float64)
+        return by_upper_bound(
+            self._belief.values(x), x, self._bonus, self._prior.num_shown, self._rng
+        )
+
+    def _bonus(self, x: Float[np.ndarray, "B K I"]) -> Float[np.ndarray, "B K"]:
+        return self._exploration * self._belief.widths(x)
 
 
-class LinearThompson:
+class LinearThompson(_RidgeAgent):
     """Shows the best under a taste drawn from the posterior (Agrawal & Goyal, ICML 2013).
 
     To duel, each of the two is the best under a draw of its own, so that they may coincide
@@ -203,19 +208,15 @@ class LinearThompson:
         ridge: Prior precision over noise precision; None for the history's.
     """
 
-    privileges: ClassVar[frozenset[str]] = frozenset()
-
     def __init__(
         self, prior: PriorKnowledge, *, scale: float = 0.5, ridge: float | None = None
     ) -> None:
         check_range("scale", scale, 0)
-        self._learner, self._scale = _Learner(prior, ridge), scale
-        self.fit, self.reset = self._learner.fit, self._learner.reset
-        self.update = self._learner.update
+        super().__init__(prior, ridge)
+        self._scale = scale
 
     def act(self, observation: Observation) -> Action:
         """Returns the best responses under independent draws."""
-        learner, x = self._learner, observation.inputs
-        tastes = learner.belief.sample(self._scale, learner.rng, learner.num_shown)
-        values = np.einsum("bkd,bsd->bsk", x, tastes)
-        return np.hstack([best(values[:, s], 1, learner.rng) for s in range(values.shape[1])])
+        tastes = self._belief.sample(self._scale, self._rng, self._prior.num_shown)
+        values = np.einsum("bkd,bsd->bsk", observation.inputs, tastes)
+        return best_of_each(values.swapaxes(0, 1), self._rng)

@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from typing import TypeAlias
+
 import numpy as np
 from jaxtyping import Float, Int
 
-from personalllm_env.agents.choosing import best
+from personalllm_env.agents.choosing import best_of_each, by_upper_bound, only_best
+from personalllm_env.channels import check_range
 from personalllm_env.core import utilities
 from personalllm_env.drift import GradualDrift, SuddenDrift
-from personalllm_env.types import Action, PriorKnowledge
+from personalllm_env.types import Action, Feedback, PriorKnowledge
+
+Likelihood: TypeAlias = Callable[
+    [
+        Mapping[str, Float[np.ndarray, "b"]],
+        Float[np.ndarray, "b K M"],
+        Int[np.ndarray, "b S"],
+        Float[np.ndarray, "J M"],
+    ],
+    Float[np.ndarray, "b J"],
+]
+"""Of what was said, values, action and particles: log p(said | particle) up to a constant."""
 
 
 class ParticleFilter:
@@ -25,26 +40,38 @@ class ParticleFilter:
     gradually a particle is a pair, where they come from and where they go, and its weights
     follow the line between the two.
 
-    Late feedback is exact too, as long as ``condition`` is called once per interaction, in
+    Late feedback is exact too, as long as ``update`` is called once per interaction, in
     order: it counts them, and ``posterior`` looks ahead from the last that was heard about to
     the one at hand.
 
     Args:
         prior: What is known of the task, with a sample of the population.
-        num_particles: J, or None for the whole sample.
+        num_particles: J, or the whole sample if that is smaller.
+        thompson: Whether each response shown is the best under a draw of its own, instead of
+            the first being the best under the posterior mean.
+        exploration: Of users who compare what is shown, the others then have the highest upper
+            bound on how much better than the first they are: mean + exploration * share of
+            the episode that is left * sd of the difference. That is the first itself once it
+            is certain, or too late to profit; and it is where users do not compare, since
+            whatever is shown teaches as much.
 
     Raises:
-        ValueError: If there is no sample, or it is smaller than ``num_particles``.
+        ValueError: If there is no sample, or a setting is out of range.
     """
 
-    def __init__(self, prior: PriorKnowledge, num_particles: int | None = None) -> None:
+    def __init__(
+        self,
+        prior: PriorKnowledge,
+        *,
+        num_particles: int,
+        thompson: bool = False,
+        exploration: float = 1.0,
+    ) -> None:
         if prior.population is None:
             raise ValueError("exact Bayes needs prior.population, a sample of users")
-        if num_particles is not None and not 1 <= num_particles <= len(prior.population):
-            raise ValueError(
-                f"num_particles must be in 1..{len(prior.population)}, the size of the sample "
-                f"of users, got {num_particles}"
-            )
+        check_range("num_particles", num_particles, 1)
+        check_range("exploration", exploration, 0)
+        self._thompson, self._exploration = thompson, exploration
         self._start = prior.population[:num_particles].astype(np.float32)
         self._end = np.roll(self._start, 1, axis=0)
         self._last, self._num_shown = prior.horizon - 1, prior.num_shown
@@ -66,8 +93,9 @@ class ParticleFilter:
         """Whether particles move, as gradual drift has it."""
         return bool(self._share > 0)
 
-    def reset(self, num_users: int) -> None:
+    def reset(self, num_users: int, rng: np.random.Generator) -> None:
         """Starts B new users, all particles equally likely."""
+        self._rng = rng
         self._log_weight = np.zeros((num_users, self.size))  # log L(j), without any change
         self._log_changed = np.full((num_users, self.size), -np.inf)  # log A(j)
         self.acted = 0  # interactions begun
@@ -85,16 +113,24 @@ class ParticleFilter:
         by = np.float32(self._share * min(interaction, self._last) / self._last)
         return (1 - by) * self._start + by * self._end
 
-    def condition(
-        self, rows: Int[np.ndarray, "b"], log_likelihood: Float[np.ndarray, "b J"] | float
+    def update(
+        self,
+        values: Float[np.ndarray, "B K M"],
+        action: Action,
+        feedback: Feedback,
+        likelihood: Likelihood,
     ) -> None:
-        """Learns what ``rows`` said at the next interaction; the other rows were silent."""
-        self._log_weight[rows] += log_likelihood
+        """Multiplies the particles' probabilities by the likelihood of what was said."""
+        rows = np.flatnonzero(feedback.heard)
+        if len(rows):
+            said = {name: value[rows] for name, value in feedback.said.items()}
+            particles = self.particles(self.heard)
+            log_likelihood = likelihood(said, values[rows], action[rows], particles)
+            self._log_weight[rows] += log_likelihood
+            if self._per_interaction:
+                self._log_changed[rows] += log_likelihood
         self.heard += 1
-        if not self._per_interaction:
-            return
-        self._log_changed[rows] += log_likelihood
-        if self.heard <= self._last:
+        if self._per_interaction and self.heard <= self._last:
             top = self._log_weight.max(axis=1, keepdims=True)
             mean = np.exp(self._log_weight - top).mean(axis=1, keepdims=True)
             new = np.log(self._per_interaction * mean) + top
@@ -115,44 +151,28 @@ class ParticleFilter:
         mass /= mass.sum(axis=1, keepdims=True)
         return mass
 
-    def choose(
-        self,
-        values: Float[np.ndarray, "B K M"],
-        rng: np.random.Generator,
-        *,
-        thompson: bool,
-        exploration: float,
-    ) -> Action:
+    def choose(self, values: Float[np.ndarray, "B K M"]) -> Action:
         """Begins an interaction and returns what to show.
 
         Args:
             values: Of each response to each reward model.
-            rng: For draws and ties.
-            thompson: Whether each response is the best under a draw of its own, instead of
-                the first being the best under the posterior mean.
-            exploration: Of users who compare what is shown, the others then have the highest
-                upper bound on how much better than the first they are: mean + exploration *
-                share of the episode that is left * sd of the difference. That is the first
-                itself once it is certain, or too late to profit; and it is where users do not
-                compare, since whatever is shown teaches as much.
         """
-        now = min(self.now, self._last)
+        now, rng = min(self.now, self._last), self._rng
         probability, particles = self.posterior(), self.particles(now)
         left = 1 - now / (self._last + 1)
         self.acted += 1
-        if thompson:
+        if self._thompson:
             draws = (_draw(probability, particles, rng) for _ in range(self._num_shown))
-            return np.hstack([best(utilities(values, draw), 1, rng) for draw in draws])
+            return best_of_each((utilities(values, draw) for draw in draws), rng)
         probability = probability.astype(np.float32)
-        mean = probability @ particles
-        value = utilities(values, mean)
-        first = best(value, 1, rng)
+        value = utilities(values, probability @ particles)
         if self._num_shown == 1 or not self._compares:
-            return np.repeat(first, self._num_shown, axis=1)
-        ahead = values - np.take_along_axis(values, first[:, :, None], axis=1)
-        spread = _spread(ahead, probability, particles)
-        bound = value + exploration * left * spread
-        return np.hstack([first, best(bound, self._num_shown - 1, rng)])
+            return only_best(value, self._num_shown, rng)
+
+        def bonus(ahead: Float[np.ndarray, "B K M"]) -> Float[np.ndarray, "B K"]:
+            return self._exploration * left * _spread(ahead, probability, particles)
+
+        return by_upper_bound(value, values, bonus, self._num_shown, rng)
 
 
 def _spread(

@@ -116,7 +116,6 @@ def click_slopes(
     particles: Float[np.ndarray, "J M"],
     num_responses: int,
     temperature: float,
-    rng: np.random.Generator,
 ) -> Float[np.ndarray, "J"]:
     """Returns the factor on decoded utilities with which the click's own law predicts best.
 
@@ -133,8 +132,9 @@ def click_slopes(
         particles: The users.
         num_responses: K.
         temperature: Of the click.
-        rng: Draws the clicks to fit on; every particle has the same ones.
     """
+    # Part of the method, like the nodes of a quadrature: the same for every particle and seed.
+    rng = np.random.default_rng(list(b"click slopes"))
     draws, k, floor = 200, num_responses, max(temperature, 0.01)  # the channel's own floor
     pick = rng.integers(len(residual), size=(draws, k))
     normal = rng.standard_normal((draws, k))

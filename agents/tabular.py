@@ -7,8 +7,14 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from personalllm_env.agents.choosing import best, only_best
-from personalllm_env.agents.linear import population_taste
+from personalllm_env.agents.choosing import (
+    best,
+    best_of_each,
+    by_upper_bound,
+    linear_sd,
+    only_best,
+)
+from personalllm_env.agents.linear import average_taste, history_evidence
 from personalllm_env.belief import Evidence, evidence
 from personalllm_env.channels import Reward, check_range
 from personalllm_env.database import Database
@@ -174,16 +180,15 @@ class Tabular:
 
     def fit(self, database: Database) -> None:
         """Learns what the average user likes, and how far users and reports differ from it."""
-        num_stars = self._prior.feedback.num_stars
-        self._centre = population_taste(database, num_stars).centre
-        parts: list[Evidence] = []
-        expected: list[np.ndarray] = []
-        for rows in database.blocks():
-            seen = self._evidence(database.action[rows], database.feedback(rows))
-            values = database.inputs[database.prompt[rows]] @ self._centre
-            parts.append(seen)
-            expected.append(np.vecdot(seen.features, values))
-        seen = Evidence(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
+        history = history_evidence(database, self._prior.feedback.num_stars)
+        self._centre = average_taste(history)
+        seen = self._evidence(database.action, database.feedback())
+        expected = [
+            np.vecdot(
+                seen.features[rows], database.inputs[database.prompt[rows]] @ self._centre
+            )
+            for rows in database.blocks()
+        ]
         same = np.column_stack([database.user, database.prompt, database.action])
         if self._clicks:  # all are read as the number 1: what is said is in the features
             same = same[:, :0]
@@ -218,15 +223,9 @@ class Tabular:
             root = np.linalg.cholesky(covariance + _JITTER * np.eye(mean.shape[1]))
             z = rng.standard_normal((*mean.shape, num))
             values = mean[:, :, None] + np.matmul(root, z)
-            return np.hstack([best(values[:, :, s], 1, rng) for s in range(num)])
-        variance = np.diagonal(covariance, axis1=1, axis2=2)
-        if num == 1:
-            return best(mean + np.sqrt(variance), 1, rng)
-        first = best(mean, 1, rng)
-        with_first = np.take_along_axis(covariance, first[:, :, None], axis=1)[:, 0]
-        ahead = variance + np.take_along_axis(variance, first, axis=1) - 2 * with_first
-        bound = mean + np.sqrt(np.maximum(ahead, 0))
-        return np.hstack([first, best(bound, num - 1, rng)])
+            return best_of_each(np.moveaxis(values, 2, 0), rng)
+        alone = np.broadcast_to(np.eye(mean.shape[1]), covariance.shape)
+        return by_upper_bound(mean, alone, lambda some: linear_sd(some, covariance), num, rng)
 
     def update(self, observation: Observation, action: Action, feedback: Feedback) -> None:
         """Adds what was said to the memory of the prompt it is about."""

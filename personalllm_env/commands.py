@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -25,6 +24,7 @@ from rich.table import Table
 from personalllm_env.data import load_bank
 from personalllm_env.decoding import decodable_share, linear_decoder
 from personalllm_env.envs.translate import task_from_settings
+from personalllm_env.files import write_whole
 from personalllm_env.registry import UnknownAgentError, agent_names, find_agent
 from personalllm_env.report import Estimate, Row, write_columns
 from personalllm_env.runner import Comparison, Entrant, compare, prior_for
@@ -162,7 +162,7 @@ def save_comparison(
 
     title = f"{task.bank.name}, {' + '.join(c.name for c in task.feedback.channels)}"
     write_columns(result, out / "columns.parquet")
-    _write_text(out / "summary.csv", _summary_csv(rows))
+    write_whole(out / "summary.csv", _summary_csv(rows))
     plot_learning_curves(result, out / "learning_curves.png", title=title)
     plot_regret(result, out / "regret.png", title=title)
     names = "columns.parquet, summary.csv, learning_curves.png, regret.png"
@@ -183,12 +183,6 @@ def _summary_csv(rows: list[Row]) -> str:
             [row.agent, " ".join(row.privileges), *numbers, row.best_picks, row.microseconds]
         )
     return text.getvalue()
-
-
-def _write_text(path: Path, text: str) -> None:
-    scratch = path.with_name(f".{path.name}.tmp")
-    scratch.write_text(text, encoding="utf-8")
-    os.replace(scratch, path)
 
 
 def show_agents(console: Console) -> None:

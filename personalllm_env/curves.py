@@ -7,6 +7,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
+from personalllm_env.estimates import linearised
+
 WINDOW = 5
 """Interactions in the moving average."""
 
@@ -50,11 +52,10 @@ def normalised_curve(
 
     Both means are smoothed before the division. The band is paired: it is that of a ratio's
     linearisation (the delta method), in which a user's three utilities stay together. NaN
-    where the oracle is no better than uniform.
+    where the oracle is no better than uniform. Bands take users as independent.
     """
     gained = moving_average(agent - uniform, window)
     gap = moving_average(oracle - uniform, window)
-    scale = gap.mean(axis=0)
-    scale = np.where(scale > 1e-12, scale, np.nan)
-    ratio = gained.mean(axis=0) / scale
-    return Curve(ratio, mean_curve((gained - ratio * gap) / scale).half)
+    gap = np.where(gap.mean(axis=0) > 0, gap, 0.0)
+    value, influence = linearised(gained, gap, users=-2)
+    return Curve(value, mean_curve(influence).half)

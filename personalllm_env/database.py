@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
@@ -152,7 +153,8 @@ def record_history(task: Task, *, num_users: int, seed: int) -> Database:
     Returns:
         The interactions.
     """
-    task = _train_side(task)
+    # The record is kept after all feedback has arrived.
+    task = replace(task.side("train"), feedback=replace(task.feedback, delay=0))
     known = None
     if task.recognise and isinstance(task.population, UserPopulation):
         known = np.resize(task.population.users(task.user_split), num_users)
@@ -178,14 +180,17 @@ def record_history(task: Task, *, num_users: int, seed: int) -> Database:
     )
 
 
-def _train_side(task: Task) -> Task:
-    has_split = getattr(task.population, "is_test", None) is not None
-    return replace(
-        task,
-        feedback=replace(task.feedback, delay=0),  # the record is kept after all has arrived
-        split="train",
-        user_split="train" if has_split else task.user_split,
-    )
+def recorded_once(task: Task, *, num_users: int, seed: int) -> Callable[[], Database | None]:
+    """Returns a function that records a history when first called, and then returns that.
+
+    Arguments are those of ``record_history``; for no users it returns None, not a history.
+    """
+
+    @cache
+    def history() -> Database | None:
+        return record_history(task, num_users=num_users, seed=seed) if num_users else None
+
+    return history
 
 
 def _record(

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from weakref import WeakKeyDictionary
+
 import numpy as np
 from jaxtyping import Float
 
 from personalllm_env.bank import ResponseBank, Split
+
+# A bank is immutable and equal to itself only; its decoder goes when it goes.
+_DECODERS: WeakKeyDictionary[ResponseBank, Float[np.ndarray, "D M"]] = WeakKeyDictionary()
 
 
 def linear_decoder(bank: ResponseBank) -> Float[np.ndarray, "D M"]:
@@ -13,12 +18,17 @@ def linear_decoder(bank: ResponseBank) -> Float[np.ndarray, "D M"]:
 
     It is fitted on the train prompts. Features minus their prompt's mean, times this map, is
     the best linear guess of the scores minus their prompt's mean: what a perfect feature
-    agent could know.
+    agent could know. It is computed once per bank, and read-only.
     """
+    if (known := _DECODERS.get(bank)) is not None:
+        return known
     rows = bank.prompts("train")
     x = _centred(bank.response_features[rows])
     y = _centred(bank.scores[rows])
-    return np.linalg.lstsq(x, y, rcond=1e-6)[0]
+    decoder: Float[np.ndarray, "D M"] = np.linalg.lstsq(x, y, rcond=1e-6)[0]
+    decoder.setflags(write=False)  # it is everybody's
+    _DECODERS[bank] = decoder
+    return decoder
 
 
 def decoder_residual(

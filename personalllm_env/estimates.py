@@ -25,6 +25,9 @@ CONFIDENCE = 0.95
 RESAMPLES = 2000
 NOTHING = 1e-9
 """Utilities are of order 1; what is below this is rounding."""
+WORST = 0.1
+"""The share of the users who are called worst served."""
+_CERTAIN = 1.25  # the design effect from which on its own degrees of freedom count alone
 
 
 @dataclass(frozen=True)
@@ -85,14 +88,27 @@ class Statistics(NamedTuple):
     linear: Float[np.ndarray, "A N"]  # each user's influence on it; their mean is 0
 
 
+def linearised(
+    top: Float[np.ndarray, "..."], bottom: Float[np.ndarray, "..."], users: int = -1
+) -> tuple[Float[np.ndarray, "..."], Float[np.ndarray, "..."]]:
+    """Returns mean(top) / mean(bottom), NaN where the latter is 0, and users' influence on it.
+
+    Args:
+        top: What there is a share of.
+        bottom: What it is a share of; as many axes, or fewer at the front.
+        users: The axis of the users, over which means are taken, counted from the back.
+    """
+    under = bottom.mean(axis=users, keepdims=True)
+    under = np.where(np.abs(under) > NOTHING, under, np.nan)
+    value = top.mean(axis=users, keepdims=True) / under
+    return value.squeeze(users), (top - value * bottom) / under
+
+
 def ratio(
     design: Design, top: Float[np.ndarray, "A N"], bottom: Float[np.ndarray, "#A N"]
 ) -> Statistics:
     """Returns mean(top) / mean(bottom) over users, NaN where the latter is 0."""
-    under = bottom.mean(axis=1)
-    under = np.where(np.abs(under) > NOTHING, under, np.nan)
-    value = top.mean(axis=1) / under
-    linear = (top - value[:, None] * bottom) / under[:, None]
+    value, linear = linearised(top, bottom)
     again = bottom @ design.weights
     # Of very few users a resample may hold nothing to be a share of.
     again = np.where(np.abs(again) > NOTHING * design.num_users, again, np.nan)
@@ -106,22 +122,19 @@ def mean_ratio(
 
     Replicates are linearised: the ratios at single interactions are noisy, their mean is not.
     """
-    under = bottom.mean(axis=0)
-    defined = under > NOTHING
+    defined = bottom.mean(axis=0) > NOTHING
     if not defined.any():
         nowhere = np.full((len(top), design.num_users), np.nan)
         return Statistics(nowhere[:, 0], np.full((len(top), RESAMPLES), np.nan), nowhere)
-    top, bottom, under = top[..., defined], bottom[:, defined], under[defined]
-    ratios = top.mean(axis=1) / under
-    linear = ((top - ratios[:, None] * bottom) / under).mean(axis=2)
-    value = ratios.mean(axis=1)
+    ratios, influence = linearised(top[..., defined], bottom[:, defined], users=-2)
+    value, linear = ratios.mean(axis=1), influence.mean(axis=2)
     return Statistics(
         value, value[:, None] + linear @ design.weights / design.num_users, linear
     )
 
 
 def worst_mean(
-    design: Design, values: Float[np.ndarray, "A N"], share: float = 0.1
+    design: Design, values: Float[np.ndarray, "A N"], share: float = WORST
 ) -> Statistics:
     """Returns the mean among the ``share`` of the users with the largest values.
 
@@ -139,6 +152,12 @@ def worst_mean(
         edge = given[order[min(int(np.ceil(count)), design.num_users) - 1]]
         linear[a] = edge - value[a] + np.maximum(given - edge, 0) / share
     return Statistics(value, replicates, linear - linear.mean(axis=1, keepdims=True))
+
+
+def tail_mean(values: Float[np.ndarray, "N"], share: float = WORST) -> float:
+    """Returns ``worst_mean``'s number; of the last user who is in it a part may count."""
+    order, ones = np.argsort(-values, kind="stable"), np.ones((len(values), 1))
+    return float(_tail_mean(values, order, ones, share * len(values))[0])
 
 
 def _tail_mean(
@@ -232,8 +251,9 @@ def intervals(design: Design, statistics: Statistics) -> Float[np.ndarray, "A 3"
     Percentile intervals, stretched about the estimate: by what a resample of n users lacks
     and a t quantile adds (Hesterberg, "What teachers should know about the bootstrap", 2015,
     3.3), and by the root of the design effect. Where that is 1, the variance is the one
-    within seeds, with its many degrees of freedom. A statistic that every user agrees on
-    has an interval of width 0.
+    within seeds, with its many degrees of freedom; what is known of design effects counts
+    the more the further it is above, so that statistics that are nearly one have nearly one
+    interval. A statistic that every user agrees on has an interval of width 0.
     """
     from scipy.stats import norm, t
 
@@ -244,8 +264,7 @@ def intervals(design: Design, statistics: Statistics) -> Float[np.ndarray, "A 3"
     seeds = seed_effects(design, statistics.linear)
     tail = (1 - CONFIDENCE) / 2
     ends = np.quantile(statistics.replicates, (tail, 1 - tail), axis=1)
-    freedom = np.where(seeds.inflation > 1, seeds.freedom, design.within)
-    stretch = t.isf(tail, freedom) / norm.isf(tail)
+    stretch = t.isf(tail, _freedom(design, seeds)) / norm.isf(tail)
     stretch *= np.sqrt(seeds.inflation * design.num_users / design.within)
     low, high = value + (ends - value) * stretch
     # Of very few users some resamples may be undefined (``ends`` NaN): then nothing is exact.
@@ -254,3 +273,13 @@ def intervals(design: Design, statistics: Statistics) -> Float[np.ndarray, "A 3"
     unknown = ~exact & (np.sqrt(seeds.variance) <= NOTHING)
     low, high = (np.where(exact, value, np.where(unknown, np.nan, x)) for x in (low, high))
     return np.stack([value, low, high], axis=1)
+
+
+def _freedom(design: Design, seeds: SeedEffects) -> Float[np.ndarray, "A"]:
+    """Returns degrees of freedom that go over from those within seeds to the design effects'.
+
+    Satterthwaite's formula, for a sum of two independent variances, would take the part that
+    seeds add to be known better than it is, and covers less (``docs/statistics.md``).
+    """
+    between = np.minimum((seeds.inflation - 1) / (_CERTAIN - 1), 1)
+    return np.asarray(1 / ((1 - between) / design.within + between / seeds.freedom))

@@ -7,7 +7,6 @@ into a corner leaves the frame and is named where it left.
 
 from __future__ import annotations
 
-import io
 import os
 import textwrap
 from collections.abc import Iterable, Mapping
@@ -18,6 +17,7 @@ import numpy as np
 from jaxtyping import Float
 
 from personalllm_env.curves import WINDOW, Curve, mean_curve, moving_average, normalised_curve
+from personalllm_env.files import written_whole
 from personalllm_env.runner import Comparison, Run
 
 _FAR = 2.0  # times the regret of the next better agent, and a line is let out of the frame
@@ -248,14 +248,8 @@ def _label(
 
 
 def _save(figure: Any, target: Path) -> None:
-    kind, drawn = target.suffix.lower().removeprefix("."), io.BytesIO()
+    kind = target.suffix.lower().removeprefix(".")
     if kind not in ("png", "svg"):
         raise ValueError(f"figures are written as .png or .svg, got {target.name!r}")
-    figure.savefig(drawn, format=kind, dpi=160)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    scratch = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        scratch.write_bytes(drawn.getvalue())
-        os.replace(scratch, target)
-    finally:
-        scratch.unlink(missing_ok=True)
+    with written_whole(target) as scratch:
+        figure.savefig(scratch, format=kind, dpi=160)

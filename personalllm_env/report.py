@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Shaped
 
 from personalllm_env.estimates import Design, Statistics, intervals, ratio
+from personalllm_env.files import written_whole
 from personalllm_env.runner import Comparison, Run
+
+_SAME = 1e-4  # between best utilities; results are stored in single precision
 
 
 class Estimate(NamedTuple):
@@ -30,8 +32,10 @@ class Row:
         agent: Its name.
         privileges: What it saw beyond an honest agent; empty for an honest one.
         regret: Cumulative regret per user over the episode.
-        score: Normalised score: (agent - uniform) / (oracle - uniform).
-        gain: Personalisation gain: (agent - popular) / (oracle - popular).
+        score: Normalised score: 1 - regret / that of ``uniform``. 0 is choosing at random, 1
+            the best response at every interaction and nobody gone.
+        gain: Personalisation gain: 1 - regret / that of ``popular``. 0 is the best
+            non-personal choice learnt from others through features, 1 as for the score.
         best_picks: Share of interactions with regret 0 (in a duel: both shown are best), of
             those before a user leaves.
         microseconds: Time inside the agent per decision.
@@ -73,7 +77,8 @@ def pair(comparison: Comparison) -> Paired:
     """Lays the seeds' users in a row, for all agents.
 
     Raises:
-        ValueError: If there is no agent or no seed, or not the same users for everybody.
+        ValueError: If there is no agent or no seed, or not the same users for everybody: as
+            many, and with the same best utilities while they are there.
     """
     shapes = {name: [r.regret.shape for r in runs] for name, runs in comparison.runs.items()}
     if not shapes or not comparison.seeds:
@@ -85,16 +90,31 @@ def pair(comparison: Comparison) -> Paired:
                 f"agents must have met the same users: {first!r} has (users, interactions) "
                 f"{expected}, one per seed, {name!r} {found}"
             )
-    return Paired(
-        tuple(shapes),
-        np.stack(
-            [np.concatenate([r.regret for r in runs]) for runs in comparison.runs.values()]
-        ),
-        np.stack(
-            [np.concatenate([r.present for r in runs]) for runs in comparison.runs.values()]
-        ),
-        Design(tuple(shape[0] for shape in expected)),
-    )
+    names = tuple(shapes)
+    regret, present = _stacked(comparison, "regret"), _stacked(comparison, "present")
+    _check_best(names, _stacked(comparison, "utility") + regret, present)
+    return Paired(names, regret, present, Design(tuple(shape[0] for shape in expected)))
+
+
+def _stacked(comparison: Comparison, column: str) -> Shaped[np.ndarray, "A N T"]:
+    every = comparison.runs.values()
+    return np.stack([np.concatenate([getattr(run, column) for run in runs]) for runs in every])
+
+
+def _check_best(
+    names: tuple[str, ...], best: Float[np.ndarray, "A N T"], present: Bool[np.ndarray, "A N T"]
+) -> None:
+    """Raises ValueError where agents differ in the best utility of a user who is there."""
+    first = present.argmax(axis=0)
+    known = np.take_along_axis(best, first[None], axis=0)[0]
+    off = present & (np.abs(best - known) > _SAME)
+    if off.any():
+        agent, user, time = map(int, np.argwhere(off)[0])
+        raise ValueError(
+            f"agents must have met the same users: the best utility of user {user} (of all "
+            f"seeds, from 0) at interaction {time + 1} is {known[user, time]:.6g} with "
+            f"{names[first[user, time]]!r}, {best[agent, user, time]:.6g} with {names[agent]!r}"
+        )
 
 
 def regret_per_user(paired: Paired) -> Statistics:
@@ -108,9 +128,10 @@ def share_of_regret(
 ) -> Statistics:
     """Returns each agent's regret as a share of the reference's, over some interactions.
 
-    Normalised score and personalisation gain are 1 minus this: with ``uniform`` as the
-    reference, (agent - uniform) / (oracle - uniform) in utilities, since the oracle has no
-    regret; with ``popular`` the gain.
+    Normalised score and personalisation gain are 1 minus this, with ``uniform`` and with
+    ``popular`` as the reference. No regret, and so 1, is the best response at every
+    interaction and nobody gone: where users may leave, the oracle loses some and is below 1.
+    Where they stay it is (agent - reference) / (oracle - reference) in utilities.
     """
     window = paired.regret[:, :, interactions].sum(axis=2)
     against = paired.reference(reference)[:, interactions].sum(axis=1)
@@ -193,11 +214,5 @@ def write_columns(comparison: Comparison, path: str | os.PathLike[str]) -> None:
                     }
                 )
             )
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    scratch = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
+    with written_whole(path) as scratch:
         parquet.write_table(pa.concat_tables(tables).unify_dictionaries(), scratch)
-        os.replace(scratch, target)
-    finally:
-        scratch.unlink(missing_ok=True)

@@ -6,13 +6,13 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from functools import cache, partial
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float
 
-from personalllm_env.database import Database, record_history
+from personalllm_env.database import Database, recorded_once
 from personalllm_env.decoding import decoder_residual, linear_decoder
 from personalllm_env.session import Session, hush
 from personalllm_env.streams import derived_seed
@@ -148,6 +148,7 @@ def measure(
     *,
     num_users: int,
     seed: int,
+    prior: PriorKnowledge | None = None,
     progress: Progress | None = None,
 ) -> Run:
     """Builds an agent, lets it learn from others' history if it can, and runs it.
@@ -158,13 +159,15 @@ def measure(
         history: Called if the agent has ``fit``; None for no history.
         num_users: Users it meets.
         seed: Of the users, and of the agent.
+        prior: What the agent may know, where that was computed before: ``prior_for`` its class.
         progress: As for ``run``.
 
     Raises:
         Exception: The agent's own, with a note that names it.
     """
     try:
-        prior = prior_for(entrant.agent_class, task, seed)
+        if prior is None:
+            prior = prior_for(entrant.agent_class, task, seed)
         agent = entrant.agent_class(prior, **entrant.settings)
         fit_seconds = 0.0
         if isinstance(agent, LearnsFromHistory) and (database := history()) is not None:
@@ -217,17 +220,10 @@ def compare(
     names = [entrant.name for entrant in entrants]
     if len(set(names)) < len(names):
         raise ValueError(f"entrants must have different names, got {names}")
-    has_split = getattr(task.population, "is_test", None) is not None
-    test = replace(task, split="test", user_split="test" if has_split else task.user_split)
+    test = task.side("test")
     runs: dict[str, list[Run]] = {entrant.name: [] for entrant in entrants}
     for seed in seeds:
-
-        @cache  # once per seed, and only if anybody asks
-        def history(seed: int = seed) -> Database | None:
-            if history_users == 0:
-                return None
-            return record_history(task, num_users=history_users, seed=seed)
-
+        history = recorded_once(task, num_users=history_users, seed=seed)
         for entrant in entrants:
             tick = None if progress is None else partial(progress, entrant.name)
             done = measure(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -58,7 +59,7 @@ class Task:
                 raise ValueError(f"{name} must be an integer, got {number!r}")
         if self.horizon < 1:
             raise ValueError(f"horizon must be at least 1, got {self.horizon}")
-        if self.user_split != "all" and getattr(self.population, "is_test", None) is None:
+        if self.user_split != "all" and not self._splits_users:
             raise ValueError(
                 f"user_split {self.user_split!r} needs a population with a split (is_test)"
             )
@@ -81,6 +82,14 @@ class Task:
                     f"feedback {channel.name!r} needs {channel.num_shown} shown responses; "
                     f"this task shows {self.num_shown}"
                 )
+
+    @property
+    def _splits_users(self) -> bool:
+        return getattr(self.population, "is_test", None) is not None
+
+    def side(self, split: Literal["train", "test"]) -> Task:
+        """Returns this task on one side: its prompts, and its users where they are split."""
+        return replace(self, split=split, user_split=split if self._splits_users else "all")
 
     @cached_property
     def prompts(self) -> Int[np.ndarray, "p"]:

@@ -9,17 +9,27 @@ import pytest
 from scipy import stats
 from scipy.special import expit
 
+from personalllm_env.agents import linear
 from personalllm_env.agents.bayes import ParticleBayes
-from personalllm_env.agents.choosing import best, only_best
+from personalllm_env.agents.choosing import (
+    best,
+    best_of_each,
+    by_upper_bound,
+    linear_sd,
+    only_best,
+)
 from personalllm_env.agents.linear import (
     EpsilonGreedy,
     LinearThompson,
     LinUCB,
     Popular,
-    population_taste,
+    average_taste,
+    history_evidence,
+    likely_ridge,
 )
 from personalllm_env.agents.privileged import DecoderOracle, Oracle
 from personalllm_env.agents.simple import BestResponder, Uniform
+from personalllm_env.agents.tabular import Tabular
 from personalllm_env.database import Database, record_history
 from personalllm_env.feedback import Reward, feedback_model
 from personalllm_env.registry import agent_names, find_agent
@@ -99,6 +109,13 @@ def test_privileges_are_declared():
     assert names == set(EXPECTED_PRIVILEGES)
     found = {name: find_agent(name).agent_class.privileges for name in names}
     assert found == EXPECTED_PRIVILEGES
+
+
+def test_who_learns_from_a_history_says_so_by_its_class():
+    """Nobody has to build an agent to know that it will want a history."""
+    learners = {n for n in EXPECTED_PRIVILEGES if hasattr(find_agent(n).agent_class, "fit")}
+    honest = {name for name, sees in EXPECTED_PRIVILEGES.items() if not sees}
+    assert learners == honest - {"uniform"}
 
 
 class Honest:
@@ -333,6 +350,39 @@ def test_several_best_are_different_and_in_order():
     np.testing.assert_array_equal(places, values.argmax(axis=1)[:, None].repeat(2, axis=1))
 
 
+def test_each_draw_has_its_best():
+    draws = iter([np.array([[1.0, 2.0, 0.0]]), np.array([[3.0, 2.0, 0.0]])])
+    assert best_of_each(draws, np.random.default_rng(0)).tolist() == [[1, 0]]
+    assert next(draws, None) is None
+
+
+@pytest.mark.parametrize(
+    ("factor", "together", "shown"),
+    [
+        (0.4, 0.0, [0]),  # bounds 5.4 and 5.2
+        (0.6, 0.0, [1]),  # 5.6 and 5.8
+        (0.3, 0.0, [0, 0]),  # beside the first: 5 and 4 + .3 sqrt(10)
+        (0.35, 0.0, [0, 1]),
+        (0.35, 2.9, [0, 0]),  # sqrt(10 - 2 * 2.9): they differ by less
+        (0.35, 0.0, [0, 1, 0]),
+    ],
+)
+def test_a_bound_is_on_the_value_alone_and_on_the_lead_beside_another(factor, together, shown):
+    """Means 5, 4, 0 and variances 1, 9, 0, of which the first two have this covariance."""
+    covariance = np.array([[[1.0, together, 0], [together, 9, 0], [0, 0, 0]]])
+    each, means = np.eye(3)[None], np.array([[5.0, 4.0, 0.0]])
+    np.testing.assert_allclose(linear_sd(each, covariance), [[1, 3, 0]])
+    found = by_upper_bound(
+        means,
+        each,
+        lambda x: factor * linear_sd(x, covariance),
+        len(shown),
+        np.random.default_rng(0),
+    )
+    assert found.tolist() == [shown]
+    assert means.tolist() == [[5, 4, 0]], "not written to"
+
+
 # --- Thompson sampling ------------------------------------------------------------------------
 
 SIGMAS = 4.5  # two-sided false alarm 7e-6 per check
@@ -517,7 +567,7 @@ def test_popular_is_least_squares():
     data = replace(data, heard=heard)
     x, y = data.response_features[heard, 0].astype(float), data.reward[heard]
     by_hand = np.linalg.inv(x.T @ x + 1e-3 * len(x) / 3 * np.eye(3)) @ (x.T @ y)
-    centre = population_taste(data).centre
+    centre = average_taste(history_evidence(data))
     np.testing.assert_allclose(centre, by_hand, rtol=1e-6)
     np.testing.assert_allclose(centre, np.linalg.lstsq(x, y, rcond=None)[0], atol=2e-3)
     popular = Popular(prior_of(3, 5))
@@ -528,21 +578,51 @@ def test_popular_is_least_squares():
     np.testing.assert_array_equal(popular.act(seen)[:, 0], expected)
 
 
+def taste_and_ridge(data):
+    seen = history_evidence(data)
+    centre = average_taste(seen)
+    return centre, likely_ridge(seen, data.user, centre)
+
+
 def test_ridge_grows_when_users_are_alike():
     """It estimates noise variance over taste variance: within a factor of 2.5 of the truth."""
     found = []
     for taste_sd in (0.5, 0.2, 0.1, 0.05):
         rng = np.random.default_rng(3)
         tastes = np.array([1.0, -1.0, 0.5, 0.0]) + taste_sd * rng.standard_normal((200, 4))
-        taste = population_taste(history(tastes, 30, 0.5, rng))
-        found.append(taste.ridge)
+        centre, ridge = taste_and_ridge(history(tastes, 30, 0.5, rng))
+        found.append(ridge)
         truth = 0.5**2 / taste_sd**2
-        assert truth / 2.5 < taste.ridge < truth * 2.5
-        np.testing.assert_allclose(taste.centre, tastes.mean(axis=0), atol=0.1)
+        assert truth / 2.5 < ridge < truth * 2.5
+        np.testing.assert_allclose(centre, tastes.mean(axis=0), atol=0.1)
     assert found == sorted(set(found))
     rng = np.random.default_rng(4)
     alike = np.tile([1.0, -1.0, 0.5, 0.0], (200, 1))
-    assert population_taste(history(alike, 30, 0.5, rng)).ridge > found[-1]
+    assert taste_and_ridge(history(alike, 30, 0.5, rng))[1] > found[-1]
+
+
+def test_nothing_heard_is_no_taste_and_the_usual_ridge():
+    rng = np.random.default_rng(0)
+    data = history(rng.standard_normal((3, 2)), 5, 0.5, rng)
+    centre, ridge = taste_and_ridge(replace(data, heard=np.zeros(15, bool)))
+    assert centre.tolist() == [0, 0]
+    assert ridge == 10.0
+    late = replace(data, user=data.user + 1000)  # none of those who choose the ridge
+    assert taste_and_ridge(late)[1] == 10.0
+
+
+def test_only_who_needs_a_ridge_pays_for_it(monkeypatch):
+    def never(*_):
+        raise AssertionError("it takes two thirds of the time to fit")
+
+    monkeypatch.setattr(linear, "likely_ridge", never)
+    rng = np.random.default_rng(0)
+    data = history(rng.standard_normal((3, 2)), 5, 0.5, rng)
+    prior = prior_of(2, data.response_features.shape[1])
+    for agent in (Popular(prior), Tabular(prior), LinUCB(prior, ridge=3.0)):
+        agent.fit(data)
+    with pytest.raises(AssertionError, match="two thirds"):
+        LinUCB(prior).fit(data)
 
 
 def test_what_fit_teaches_survives_reset():

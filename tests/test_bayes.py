@@ -275,7 +275,7 @@ def test_a_response_beside_itself_has_one_residual():
 def test_click_slopes_predict_clicks(temperature):
     """Within .04 nats of the truth (2e5 simulated residuals), and better than both extremes."""
     sample, k = residuals(2000), 4
-    slopes = click_slopes(sample, CROWD, k, temperature, np.random.default_rng(0))
+    slopes = click_slopes(sample, CROWD, k, temperature)
     rng, tau = np.random.default_rng(1), max(temperature, 0.01)
     for slope, user in zip(slopes, CROWD, strict=True):
         left = sample @ user
@@ -294,7 +294,7 @@ def test_click_slopes_predict_clicks(temperature):
 
 @pytest.mark.parametrize("temperature", [0.0, 0.05, 0.25, 1.0])
 def test_without_a_residual_the_click_is_the_channels_own(temperature):
-    slopes = click_slopes(np.zeros((5, 3)), CROWD, 4, temperature, np.random.default_rng(0))
+    slopes = click_slopes(np.zeros((5, 3)), CROWD, 4, temperature)
     np.testing.assert_allclose(slopes, 1.0, rtol=1e-4)
 
 
@@ -360,7 +360,8 @@ def paths(drift, horizon, users):
 
 @pytest.mark.parametrize("probability", [1.0, 0.6])
 @pytest.mark.parametrize("delay", [0, 1, 2])
-def test_sudden_drift_is_brute_force(probability, delay):
+@pytest.mark.parametrize("b", [8, 1])  # of one user, there are times when nobody speaks
+def test_sudden_drift_is_brute_force(b, probability, delay):
     """Against all change times and pairs of users: T = 5, 3 users; also what is still to come.
 
     Before each act, all that was said up to ``delay`` interactions before the last is known.
@@ -372,7 +373,7 @@ def test_sudden_drift_is_brute_force(probability, delay):
         drift=SuddenDrift(probability),
     )
     agent = score_bayes(task, users)
-    b, prompt = 8, replace(task, feedback=replace(task.feedback, delay=0))
+    prompt = replace(task, feedback=replace(task.feedback, delay=0))
     session = Session(prompt, np.arange(b))  # what was said comes at once, to be handed on late
     session.begin(0)
     agent.reset(b, np.random.default_rng(0))
@@ -422,7 +423,7 @@ def test_posterior_is_calibrated_under_drift(drift, make):
 
 def test_gradual_drift_is_a_line_between_two_users():
     task = crowd_task("reward", horizon=5, drift=GradualDrift(0.5))
-    particles = ParticleFilter(replace(task.prior_knowledge(), population=CROWD))
+    particles = particle_filter(task)
     np.testing.assert_allclose(particles.particles(0), CROWD, atol=1e-7)
     to = np.roll(CROWD, 1, axis=0)
     np.testing.assert_allclose(particles.particles(4), (CROWD + to) / 2, atol=1e-7)
@@ -457,10 +458,10 @@ def test_an_episode_of_one_interaction_has_no_drift(drift):
 # --- what is shown ----------------------------------------------------------------------------
 
 
-def duel_filter(population, horizon=10):
-    task = crowd_task("choice", 2, horizon=horizon)
-    found = ParticleFilter(replace(task.prior_knowledge(), population=population))
-    found.reset(1)
+def particle_filter(task, population=CROWD, num_users=1, **settings):
+    prior = replace(task.prior_knowledge(), population=population)
+    found = ParticleFilter(prior, num_particles=2048, **settings)
+    found.reset(num_users, np.random.default_rng(0))
     return found
 
 
@@ -468,29 +469,24 @@ def test_a_duel_is_between_the_best_and_the_one_that_may_be_better():
     """Means .5, .3, .4 and sds 0, .3, 0 make bounds of .5, .3 + .3 exploration and .4."""
     population = np.array([[1.0, 0.0], [0.0, 1.0]])
     values = np.array([[[0.5, 0.5], [0.6, 0.0], [0.4, 0.4]]], np.float32)
+    task = crowd_task("choice", 2, horizon=10)
     for exploration, second in [(0.5, 0), (0.8, 1)]:
-        found = duel_filter(population).choose(
-            values, np.random.default_rng(0), thompson=False, exploration=exploration
-        )
-        assert found.tolist() == [[0, second]]
-    late = duel_filter(population)
+        found = particle_filter(task, population, exploration=exploration)
+        assert found.choose(values).tolist() == [[0, second]]
+    late = particle_filter(task, population, exploration=0.8)
     late.acted = 9  # a tenth of the episode is left
-    found = late.choose(values, np.random.default_rng(0), thompson=False, exploration=0.8)
-    assert found.tolist() == [[0, 0]]
+    assert late.choose(values).tolist() == [[0, 0]]
 
 
 def test_the_best_is_shown_twice_once_it_is_known_or_where_nobody_compares():
     values = np.random.default_rng(0).standard_normal((50, 4, 3)).astype(np.float32)
-    sure = duel_filter(np.array([[1.0, 0, 0]]))
-    sure.reset(50)
-    rewards = crowd_task("reward", 2)
-    nobody = ParticleFilter(replace(rewards.prior_knowledge(), population=CROWD))
-    nobody.reset(50)
-    for found in (sure, nobody):
+    duel, rewards = crowd_task("choice", 2), crowd_task("reward", 2)
+    for found in (
+        particle_filter(duel, np.array([[1.0, 0, 0]]), num_users=50, exploration=100.0),
+        particle_filter(rewards, num_users=50, exploration=100.0),
+    ):
         mean = found.posterior() @ found.particles(0)
-        shown = found.choose(
-            values, np.random.default_rng(0), thompson=False, exploration=100.0
-        )
+        shown = found.choose(values)
         best = (values * mean[:, None]).sum(axis=2).argmax(axis=1)
         np.testing.assert_array_equal(shown, np.stack([best, best], axis=1))
 
@@ -519,10 +515,11 @@ def test_what_feature_bayes_needs():
     task = crowd_task("reward")
     with pytest.raises(ValueError, match=r"prior\.population, \.decoder and \.residual"):
         FeatureBayes(task.prior_knowledge())
-    with pytest.raises(ValueError, match=r"num_particles must be in 1\.\.5"):
-        ParticleFilter(replace(task.prior_knowledge(), population=CROWD), 6)
-    with pytest.raises(ValueError, match="exploration"):
-        score_bayes(task, exploration=-1.0)
+    for make in (score_bayes, feature_bayes):
+        with pytest.raises(ValueError, match="num_particles must be finite and at least 1"):
+            make(task, num_particles=0)
+        with pytest.raises(ValueError, match="exploration must be finite and at least 0"):
+            make(task, exploration=-1.0)
     with pytest.raises(ValueError, match="channel 'pick' has none"):
         feature_bayes(replace(task, feedback=FeedbackModel((Pick(),))))
 

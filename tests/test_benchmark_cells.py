@@ -2,18 +2,31 @@
 
 import json
 import os
+import runpy
 import subprocess
 import sys
 import textwrap
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
+import typer
 
+from personalllm_env import database as database_module
+from personalllm_env import runner as runner_module
 from personalllm_env.benchmark import cells as cells_module
 from personalllm_env.benchmark import fingerprint as fingerprint_module
+from personalllm_env.benchmark.cellfile import encode
 from personalllm_env.benchmark.cells import SIZES, Cell, Size, make_cells, prepare, run_cell
-from personalllm_env.benchmark.costs import UNKNOWN, Costs, Rate, estimate, write_table
+from personalllm_env.benchmark.costs import (
+    UNKNOWN,
+    Costs,
+    Rate,
+    estimate,
+    shipped_table,
+    write_table,
+)
 from personalllm_env.benchmark.fingerprint import closure, difference, fingerprint, forget
 from personalllm_env.benchmark.store import Store
 from personalllm_env.benchmark.track import Track
@@ -93,6 +106,21 @@ def test_all_tracks_seeds_and_agents_once():
     assert cells[0].group == cells[1].group != cells[2].group
 
 
+def test_a_history_of_those_who_come_back_is_whole():
+    known = replace(SHORT, environment={"horizon": 4, "recognise": True}, history_users=1000)
+    strangers = replace(known, environment={"horizon": 4, "recognise": False}, name="new-v0")
+    cells = make_cells([known, strangers], ["uniform"], Size("s", 3, 1, 40))
+    assert [cell.history_users for cell in cells] == [1000, 40]
+
+
+@pytest.mark.parametrize("side", ["environment", "history"])
+@pytest.mark.parametrize("name", ["split", "user_split", "bank", "population"])
+def test_sides_are_the_tracks_own(side, name):
+    track = replace(SHORT, **{side: {name: "train"}})
+    with pytest.raises(ValueError, match=f"short-v0: {name} cannot be an environment's"):
+        track.sides(tiny_bank(), 0)
+
+
 def test_sizes():
     assert {name: (s.num_users, s.num_seeds) for name, s in SIZES.items()} == {
         "smoke": (12, 2),
@@ -166,10 +194,8 @@ def test_a_group_records_its_history_once(saved_bank, monkeypatch):
         recorded.append(settings)
         return record_history(task, **settings)
 
-    monkeypatch.setattr(cells_module, "record_history", counting)
-    run_cell(one(saved_bank, "uniform"))
-    assert recorded == [], "nobody asked"
-    for agent in ("linucb", "popular", "thompson"):
+    monkeypatch.setattr(database_module, "record_history", counting)
+    for agent in ("uniform", "linucb", "popular", "thompson"):
         run_cell(one(saved_bank, agent))
     assert recorded == [{"num_users": 6, "seed": 0}]
     run_cell(one(saved_bank, "linucb", history_users=0))
@@ -177,6 +203,48 @@ def test_a_group_records_its_history_once(saved_bank, monkeypatch):
     run_cell(one(saved_bank, "linucb", seed=1))
     assert recorded[1:] == [{"num_users": 6, "seed": 1}]
     assert prepare(one(saved_bank, seed=1)) is prepare(one(saved_bank, "linucb", seed=1))
+
+
+LATE = AGENT.replace("self.k, self.s =", "self.fit = lambda database: None; self.k, self.s =")
+
+
+@pytest.mark.parametrize("code", [AGENT, LATE], ids=["learns nothing", "fit is no method"])
+def test_whoever_is_first_finds_everything_made(saved_bank, project, monkeypatch, code):
+    """Else its clock and memory pay for what the others of its group then have for nothing."""
+    made = []
+
+    def watched(task, **settings):
+        made.append("history")
+        return record_history(task, **settings)
+
+    def resetting():
+        test = cells_module._LAST[cell.group].sides.test
+        assert {"prompts", "flat_scores"} <= vars(test).keys()
+        assert "_log_quantiles" in vars(test.population)
+        made.append("window")
+        return 0.0
+
+    (project / "first.py").write_text(code)
+    monkeypatch.setattr(database_module, "record_history", watched)
+    monkeypatch.setattr(cells_module, "_reset_peak", resetting)
+    cell = one(saved_bank, "first:Agent")
+    run_cell(cell)
+    assert made == ["history", "window"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_what_an_agent_is_told_is_not_its_memory(saved_bank, monkeypatch):
+    find = runner_module.linear_decoder
+
+    def hungry(bank):
+        np.ones(2**26, np.uint8).sum()
+        return find(bank)
+
+    monkeypatch.setattr(runner_module, "linear_decoder", hungry)
+    found = run_cell(one(saved_bank, "decoder-oracle")).memory_mb
+    if np.isnan(found):
+        pytest.skip("this system does not let a process reset its peak")
+    assert found < 10, "not the 64 MB of the least squares"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
@@ -465,10 +533,22 @@ def test_a_table_made_of_results(saved_bank, tmp_path):
     for seed in range(3):
         cell = one(saved_bank, "linucb", seed=seed)
         run = run_cell(cell)._replace(fit_seconds=0.1, memory_mb=float("nan"))
-        store.save(cell, run, 0.1 + 0.01 * (seed + 1))
+        store.write(cell, encode(cell, run, 0.1 + 0.01 * (seed + 1)))
     table = write_table(store, tmp_path / "costs.json")
     assert table["linucb"][:2] == (pytest.approx(1000.0), pytest.approx(1e5 / 24, abs=0.01))
     assert np.isnan(table["linucb"].memory_mb)
     saved = json.loads((tmp_path / "costs.json").read_text())
     assert saved == {"linucb": [1000.0, 4166.67, None]}
     assert [p.name for p in tmp_path.iterdir() if p.suffix == ".tmp"] == []
+
+
+def test_the_shipped_table_is_written_by_a_script(saved_bank, tmp_path, capsys):
+    script = runpy.run_path(str(Path(__file__).parents[1] / "benchmarks" / "costs.py"))
+    assert json.loads(script["TABLE"].read_text("utf-8")).keys() == shipped_table().keys() != {}
+    store, cell = Store(tmp_path / "store"), one(saved_bank, "linucb")
+    with pytest.raises(typer.BadParameter, match="store holds no results"):
+        script["main"](store.folder, tmp_path / "costs.json")
+    store.write(cell, encode(cell, run_cell(cell), 0.5))
+    script["main"](store.folder, tmp_path / "costs.json")
+    assert json.loads((tmp_path / "costs.json").read_text("utf-8")).keys() == {"linucb"}
+    assert capsys.readouterr().out.startswith("1 agents in ")

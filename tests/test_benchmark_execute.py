@@ -16,9 +16,10 @@ import numpy as np
 import pytest
 
 from personalllm_env.benchmark import run as run_module
+from personalllm_env.benchmark.cellfile import encode
 from personalllm_env.benchmark.cells import Size, make_cells, run_cell
 from personalllm_env.benchmark.costs import Costs
-from personalllm_env.benchmark.execute import OtherCodeError, Schedule, drive, run_cells
+from personalllm_env.benchmark.execute import OtherCodeError, Schedule, drive
 from personalllm_env.benchmark.fingerprint import fingerprint, forget
 from personalllm_env.benchmark.run import plan, run_benchmark
 from personalllm_env.benchmark.store import Store, load_comparisons
@@ -257,7 +258,7 @@ def test_a_cell_that_another_run_finishes_is_found(project):
 
     def finish(cell):
         if cell is cells[1]:
-            project.store.save(cells[0], run)
+            project.store.write(cells[0], encode(cells[0], run, 1.0))
             claim.__exit__(None, None, None)
 
     replies = drive(cells, project.store, Here(before=finish))
@@ -311,13 +312,22 @@ def test_workers_that_never_live(project):
     assert len(pool.order) == 5
 
 
-def test_a_full_disk_is_an_error_that_names_it(project, monkeypatch):
-    cells = project.cells(project.agents("Counting"))
-    monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
-    pool = Here()
-    with pytest.raises(OSError, match="disk full"):
-        drive(cells, project.store, pool)
-    assert pool.stopped
+def test_what_cannot_be_stored_has_failed_alone(project, monkeypatch):
+    cells = project.cells(project.agents("Counting", num=2), seeds=1)
+    rename = os.replace
+
+    def full(scratch, target):
+        if Path(target) == project.store.path(cells[0]):
+            raise OSError("disk full")
+        rename(scratch, target)
+
+    monkeypatch.setattr(os, "replace", full)
+    replies = {r.cell.agent: r for r in drive(cells, project.store, Here())}
+    assert [replies[cell.agent].status for cell in cells] == ["failed", "done"]
+    assert replies[cells[0].agent].reason == "could not be stored: disk full"
+    assert project.store.scan(cells).missing == cells[:1]
+    with project.store.claim(cells[0]) as free:
+        assert free, "to be run again"
 
 
 # Processes
@@ -364,7 +374,7 @@ def test_any_number_of_workers_any_bits(project, tmp_path):
     cells = project.cells(agents, seeds=2)
     one, two = Store(tmp_path / "one"), Store(tmp_path / "two")
     for store, workers in ((one, 1), (two, 2)):
-        assert {r.status for r in run_cells(cells, store, workers=workers)} == {"done"}
+        assert {r.status for r in drive(cells, store, LocalPool(store, workers))} == {"done"}
     here = Store(tmp_path / "here")
     drive(cells[::-1], here, Here())
     assert numbers(one, cells) == numbers(two, cells) == numbers(here, cells)
@@ -382,7 +392,7 @@ def test_workers_compute_with_one_thread(project, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
     monkeypatch.delenv("OPENBLAS_NUM_THREADS", raising=False)
     cells = project.cells(["counting_agents:Spy"], seeds=1)
-    (reply,) = run_cells(cells, project.store, workers=1)
+    (reply,) = drive(cells, project.store, LocalPool(project.store, 1))
     assert "['1', '1', '0']" in reply.reason
     assert os.environ["OMP_NUM_THREADS"] == "2", "and this process keeps its own"
     assert "OPENBLAS_NUM_THREADS" not in os.environ

@@ -1,6 +1,8 @@
 """The leaderboard in Markdown: what is bold, what is linked, and that names break nothing."""
 
 import re
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from benchmark_tables import AGENTS, FACTS, tables
@@ -8,6 +10,8 @@ from benchmark_tables import AGENTS, FACTS, tables
 from personalllm_env.benchmark.leaderboard import TrackTable
 from personalllm_env.benchmark.markdown import leaderboard_markdown
 from personalllm_env.benchmark.track import Track
+from personalllm_env.benchmark.tracks import TRACKS
+from personalllm_env.benchmark.words import given_population
 
 NAMES = (
     "linucb",
@@ -84,6 +88,33 @@ def test_commands_come_in_fences_and_nothing_is_to_be_edited_by_hand(text):
     assert not text.endswith("\n\n")
 
 
+def test_the_order_of_the_overview_is_said(text, two):
+    assert "Rows are in the order of the unweighted mean over tracks" in text
+    _, rows = grid(text, "# Leaderboard")
+    gains = [{s.agent: s.estimates["gain"].value for s in table.standings} for table in two]
+    means = [sum(gain[row[0].strip("`")] for gain in gains) for row in rows[:4]]
+    assert means == sorted(means, reverse=True)
+
+
+def test_only_tracks_that_have_a_page_are_linked(two):
+    own = replace(two[0], track=Track("my-own-v0", "Mine?"))
+    text = leaderboard_markdown([own, two[1]], {})
+    head, _ = grid(text, "# Leaderboard")
+    assert head[1:] == ["my-own-v0", "[sparse-v0](tracks/sparse-v0.md)"]
+    assert "\n\nMine?\n\n" in text
+    assert "tracks/my-own" not in text
+    for name in TRACKS:
+        assert (Path(__file__).parents[1] / "docs" / "tracks" / f"{name}.md").is_file()
+
+
+def test_a_fixed_population_is_said_below_the_table(two):
+    said = given_population(TRACKS["communities-v0"])
+    fixed = replace(two[0], track=TRACKS["communities-v0"])
+    text = leaderboard_markdown([fixed, two[1]], {})
+    assert text.count(said) == 1
+    assert f"standard errors on. {said}\n\n## sparse-v0" in text
+
+
 def test_names_break_no_table(two):
     evil = "a|b`c<script>\nx"
     [first, _] = two
@@ -118,3 +149,25 @@ def test_no_table_is_an_error():
 def test_the_fixtures_have_the_numbers_of_agents_that_readers_will_meet():
     assert 15 <= len(AGENTS) <= 20
     assert sum(bool(agent[4]) for agent in AGENTS.values()) >= 3
+
+
+def test_what_a_reader_must_know_first(two):
+    from personalllm_env.benchmark.overview import notices, size_in_words, widening
+
+    table = two[0]
+    runs = table.runs.runs
+    users = sum(len(run.utility) for run in next(iter(runs.values())))
+    seeds = len(table.runs.seeds)
+    assert size_in_words(table) == f"{users} users over {seeds} seeds"
+    assert notices([table])[0] == f"{users} users over {seeds} seeds on each track."
+    one = replace(
+        table,
+        runs=replace(table.runs, runs={k: [v[0]] for k, v in runs.items()}, seeds=(0,)),
+        critical=float("nan"),
+    )
+    assert widening(one).startswith("with one seed, intervals hold for its one history only")
+    assert "nothing can be told apart" in widening(one)
+    assert "no result" in notices([one])[1]
+    left = {name: found for name, found in runs.items() if name != "popular"}
+    without = replace(table, runs=replace(table.runs, runs=left))
+    assert notices([without])[-1].endswith(f"there are no gains on {table.track.name}.")

@@ -8,6 +8,7 @@ import json
 import math
 import re
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -15,6 +16,7 @@ import pytest
 from benchmark_tables import AGENTS, FACTS, TRACKS, comparison, tables
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 
 from personalllm_env.benchmark import page
 from personalllm_env.benchmark.colours import DARK, LIGHT, contrast, looks, readable
@@ -39,10 +41,12 @@ from personalllm_env.benchmark.page_data import (
 )
 from personalllm_env.benchmark.panels import CONCENTRATIONS, bank_panels, sample_prompts
 from personalllm_env.benchmark.track import Track
-from personalllm_env.benchmark.words import settings_in_words
+from personalllm_env.benchmark.tracks import TRACKS as OURS
+from personalllm_env.benchmark.words import given_population, settings_in_words
 from personalllm_env.data import load_bank
 from personalllm_env.data.calibration import calibration_table
-from personalllm_env.report import Estimate
+from personalllm_env.estimates import Design, intervals, ratio, seed_effects
+from personalllm_env.report import Estimate, pair, regret_per_user
 from personalllm_env.runner import Comparison, Run
 from personalllm_env.testing import tiny_bank
 
@@ -62,10 +66,10 @@ def html(three):
     return render_page(three, bank=tiny_bank(), facts=FACTS)
 
 
-def made(regrets, *, yardstick="yard", design_effect=1.0, privileged=("yard",)):
+def made(regrets, *, yardstick="yard", seeds=1, privileged=("yard",)):
     """A table from regrets (users, interactions) per agent; the best utility is always 1."""
     runs = {
-        name: [Run(1 - r, r, np.ones(r.shape, dtype=bool), 1e-3)]
+        name: [Run(1 - r, r, np.ones(r.shape, dtype=bool), 1e-3) for r in np.split(r, seeds)]
         for name, r in ((name, np.asarray(r, dtype=float)) for name, r in regrets.items())
     }
     privileges = {name: ("scores",) if name in privileged else () for name in runs}
@@ -77,51 +81,104 @@ def made(regrets, *, yardstick="yard", design_effect=1.0, privileged=("yard",)):
     )
     metric = Metric("gain", "gain", "What it means.", 3)
     track = Track("hand-v0", "Who?", yardstick=yardstick)
-    found = Comparison(runs, privileges, (0,))
-    return TrackTable(track, (metric,), standings, found, design_effect, 2.0)
+    found = Comparison(runs, privileges, tuple(range(seeds)))
+    return TrackTable(track, (metric,), standings, found, 1.0, 2.0)
 
 
 # Numbers
 
 
+SHARES = {"popular": [[4.0], [6.0]], "yard": [[2.0], [2.0]], "me": [[3.0], [5.0]]}
+
+
 def test_share_of_the_yardstick_by_hand():
-    # Totals lost: popular 4, 6; yardstick 2, 2; agent 3, 5. Gained: 1, 1 of 2, 4.
-    regrets = {"popular": [[4.0], [6.0]], "yard": [[2.0], [2.0]], "me": [[3.0], [5.0]]}
-    found = share_of_yardstick(made(regrets))
+    # Lost: popular 4, 6; yardstick 2, 2; agent 3, 5. Gained: 1, 1 of 2, 4. Six of each kind.
+    found = share_of_yardstick(made({name: 6 * r for name, r in SHARES.items()}))
     assert set(found) == {"popular", "me"}
     assert found["me"].value == pytest.approx(2 / 6)
-    # Residuals 1 - 2/3, 1 - 4/3: sd of (1/3, -1/3) is sqrt(2)/3; over sqrt(2) users and a
-    # mean of 3: 1/9.
-    assert found["me"].high - found["me"].value == pytest.approx(1.96 / 9)
-    assert found["me"].value - found["me"].low == pytest.approx(1.96 / 9)
+    # Residuals 1 - 2/3, 1 - 4/3, so 12 users' sd is sqrt(12/11)/3; over a mean of 3. The
+    # bootstrap's error is 3 %, and the law of a ratio of so few is a little wider.
+    half = stats.t.isf(0.025, 11) * np.sqrt(12 / 11) / 9 / np.sqrt(12)
+    assert (found["me"].high - found["me"].low) / 2 == pytest.approx(half, rel=0.12)
     assert found["popular"] == Estimate(0.0, 0.0, 0.0)
-    wider = share_of_yardstick(made(regrets, yardstick="yard"))
-    assert wider == found
 
 
-def test_the_design_effect_widens_shares():
+def test_shares_have_the_design_effects_of_shares():
+    """Seeds move agents, and neither popular nor the yardstick."""
     rng = np.random.default_rng(0)
-    regrets = {"popular": 3 + rng.random((9, 2)), "yard": rng.random((9, 2))}
-    regrets["me"] = 1 + rng.random((9, 2))
-    one, four = (share_of_yardstick(made(regrets, design_effect=d))["me"] for d in (1.0, 4.0))
-    assert four.value == one.value
-    assert four.high - four.low == pytest.approx(2 * (one.high - one.low))
+    popular = 3 + rng.random((90, 2))
+    noise = {name: 0.2 * rng.random((90, 2)) for name in "abcd"}
+    yard = 1 + 0.2 * rng.random((90, 2))
+
+    def halves(moved):
+        shift = np.repeat(moved, 30)[:, None]
+        agents = {name: 2 + shift + noise[name] for name in noise}
+        table = made({"popular": popular, "yard": yard} | agents, seeds=3)
+        shares = share_of_yardstick(table)
+        paired = pair(table.runs)
+        regret = paired.regret.sum(axis=2)
+        gained = regret[0] - regret
+        expected = intervals(paired.design, ratio(paired.design, gained, gained[1:2]))
+        np.testing.assert_allclose([shares[n] for n in noise], expected[2:])
+        return np.array([shares[name].high - shares[name].low for name in noise])
+
+    assert (halves([-0.2, 0.0, 0.2]) > 4 * halves([0.0, 0.0, 0.0])).all()
 
 
 @pytest.mark.parametrize("change", [{"yardstick": "nobody"}, {"yardstick": "popular"}])
 def test_no_shares_without_a_yardstick_that_gains(change):
-    regrets = {"popular": [[4.0], [6.0]], "yard": [[2.0], [2.0]], "me": [[3.0], [5.0]]}
+    regrets = {name: 6 * r for name, r in SHARES.items()}
     assert share_of_yardstick(made(regrets, **change)) == {}
     del regrets["popular"]
     assert share_of_yardstick(made(regrets)) == {}
+
+
+def test_no_shares_of_a_gain_that_is_not_clear():
+    """Twelve users of whom some lose by the yardstick; its interval reaches 0."""
+    popular = np.full((12, 1), 4.0)
+    yard = popular - np.resize([2.0, -1.5], 12)[:, None]
+    assert share_of_yardstick(made({"popular": popular, "yard": yard})) == {}
+    clear = popular - np.resize([2.0, 1.5], 12)[:, None]
+    assert set(share_of_yardstick(made({"popular": popular, "yard": clear}))) == {"popular"}
 
 
 def test_spread_over_users_by_hand():
     regret = np.array([[i / 2, i / 2] for i in range(21)])  # totals 0..20
     *quantiles, worst, mean = user_spread(np.random.default_rng(0).permutation(regret))
     assert quantiles == pytest.approx([1, 5, 10, 15, 19])
-    assert (worst, mean) == (19.5, 10)  # two of 21 are the worst tenth
-    assert user_spread(np.array([[2.0]])) == [2.0] * 7
+    assert worst == pytest.approx((20 + 19 + 0.1 * 18) / 2.1)  # 2.1 of 21 are the worst tenth
+    assert mean == 10
+    assert user_spread(np.array([[2.0]])) == pytest.approx([2.0] * 7)
+
+
+def test_the_worst_tenth_is_that_of_the_table(three):
+    for standing in three[0].standings:
+        regret = np.concatenate([run.regret for run in three[0].runs.runs[standing.agent]])
+        expected = standing.estimates["worst_tenth"].value * regret.shape[1]
+        assert user_spread(regret)[5] == pytest.approx(expected)
+
+
+def test_bands_are_widened_as_the_tables_intervals_are():
+    """At the end cumulative regret is the table's regret: the same standard error."""
+    rng = np.random.default_rng(1)
+    shift = np.repeat([0.0, 0.5, 1.0], 100)[:, None]
+    names = ["uniform", "popular", "a", "b", "c"]
+    regrets = {n: rng.gamma(4.0, 0.25, size=(300, 5)) + shift for n in names}
+    curves = learning_curves(made(regrets, seeds=3).runs)
+    alone = learning_curves(made(regrets).runs)
+    effects = seed_effects(
+        Design((100,) * 3), regret_per_user(pair(made(regrets, seeds=3).runs)).linear
+    )
+    assert effects.inflation.min() > 4
+    for kind in ("gain", "score", "regret"):
+        for name in names:
+            np.testing.assert_array_equal(curves[kind][name][0], alone[kind][name][0])
+    for name, effect in zip(names, effects.inflation, strict=True):
+        widened = np.sqrt(effect) * alone["regret"][name].half
+        np.testing.assert_allclose(curves["regret"][name].half, widened)
+    # All agents move alike with the seeds: their shares of popular's regret do so less.
+    ratios = [curves["gain"][n].half[2] / alone["gain"][n].half[2] for n in ("a", "b", "c")]
+    assert max(ratios) < 0.7 * np.sqrt(effects.inflation.min())
 
 
 def test_gain_curves_are_0_for_popular_and_1_for_the_oracle(three):
@@ -210,7 +267,7 @@ def test_estimates_in_words():
                 "one response is shown",
                 "they report how good it was, with normal noise of sd 0.5",
                 "every user is new, with Dirichlet(0.05) weights over the reward models",
-                "a history of 1,000 other users to learn from",
+                "a history of up to 1,000 other users to learn from",
             ],
         ),
         (TRACKS[1], ["silent at 90 % of interactions"]),
@@ -226,7 +283,34 @@ def test_estimates_in_words():
             TRACKS[8],
             [
                 "1,200 users in 8 communities, of whom 400 are held out for the test, "
-                "drawn anew for every seed"
+                "drawn anew each time"
+            ],
+        ),
+        (
+            Track(
+                "a",
+                "?",
+                population={"communities": {"num_users": 9, "num_communities": 2, "seed": 0}},
+            ),
+            ["9 users in 2 communities, the same in every repetition"],
+        ),
+        (
+            Track("a", "?", population={"dirichlet": {"num_users": 2000}}),
+            [
+                "2,000 users, drawn anew each time",
+                "a history of up to 1,000 users of this population to learn from",
+            ],
+        ),
+        (
+            OURS["returning-v0"],
+            ["a history of 1,000 of these very users to learn from, 50 interactions each"],
+        ),
+        (
+            OURS["communities-v0"],
+            [
+                "3,000 users in 5 communities, of whom 1,000 are held out for the test, the "
+                "same in every repetition",
+                "a history of up to 1,000 other users to learn from",
             ],
         ),
         (
@@ -244,7 +328,7 @@ def test_estimates_in_words():
         (
             Track("a", "?", history={"horizon": 1, "drift": None, "concentration": 1.0}),
             [
-                "a history of 1,000 other users to learn from, 1 interaction each, whose "
+                "a history of up to 1,000 other users to learn from, 1 interaction each, whose "
                 "tastes stay as they are, whose weights are Dirichlet(1)"
             ],
         ),
@@ -260,9 +344,7 @@ def test_settings_in_words(track, expected):
 
 
 def test_no_setting_of_the_tracks_is_left_out_of_the_words():
-    from personalllm_env.benchmark.tracks import TRACKS as ALL
-
-    for track in ALL.values():
+    for track in OURS.values():
         plain = settings_in_words(Track(track.name, track.question))
         changed = settings_in_words(track)
         num = len(track.environment) + bool(track.population) + bool(track.history)
@@ -438,6 +520,18 @@ def test_the_table_has_standings_in_order_with_ties_and_privileged_apart(html, t
             assert f">{rank_range(standing.ranks)}</td>" in row
             assert ("*</abbr>" in row) == privileged
     assert html.count("<small>yardstick<") == 3
+
+
+def test_a_fixed_population_is_said_below_the_table(three):
+    said = given_population(OURS["communities-v0"])
+    assert "given that one population" in said
+    assert [name for name, track in OURS.items() if given_population(track)] == [
+        "communities-v0"
+    ]
+    fixed = replace(three[0], track=OURS["communities-v0"])
+    html = render_page([fixed, three[1]], bank=tiny_bank(), facts={})
+    assert html.count(said) == 1
+    assert f"standard errors on. {said}</p>" in html
 
 
 def test_the_overview_marks_leaders_and_shades_by_gain(html, three):

@@ -21,6 +21,7 @@ from personalllm_env.benchmark.cells import Cell
 from personalllm_env.benchmark.fingerprint import fingerprint, forget
 from personalllm_env.benchmark.store import Store, load_comparisons, slug
 from personalllm_env.benchmark.track import Track
+from personalllm_env.files import write_whole, written_whole
 from personalllm_env.runner import Run
 
 TRACK = Track("short-v0", "?", environment={"horizon": 4})
@@ -44,6 +45,10 @@ def store(tmp_path):
     return Store(tmp_path / "results")
 
 
+def save(store, cell, run, wall_seconds=float("nan")):
+    store.write(cell, encode(cell, run, wall_seconds))
+
+
 def same(one, other):
     return all(
         x.dtype == y.dtype and x.tobytes() == y.tobytes()
@@ -55,7 +60,7 @@ def test_what_is_stored_comes_back(store):
     assert not store.has(CELL)
     with pytest.raises(FileNotFoundError):
         store.load(CELL)
-    store.save(CELL, RUN, 1.5)
+    save(store, CELL, RUN, 1.5)
     assert store.has(CELL)
     found = store.load(CELL)
     assert same(found, RUN)
@@ -71,14 +76,14 @@ def test_what_is_stored_comes_back(store):
 
 
 def test_anybody_can_read_the_columns(store):
-    store.save(CELL, RUN)
+    save(store, CELL, RUN)
     table = pyarrow.parquet.read_table(store.path(CELL))
     assert table.column_names == ["utility", "regret", "present"]
     assert table.column("utility").to_numpy().reshape(3, 4).tolist() == RUN.utility.tolist()
 
 
 def test_what_was_not_measured_is_not_a_number(store):
-    store.save(CELL, RUN._replace(memory_mb=float("nan")))
+    save(store, CELL, RUN._replace(memory_mb=float("nan")))
     assert np.isnan(store.load(CELL).memory_mb)
     header = read_header(store.path(CELL))
     assert header["memory_mb"] is header["wall_seconds"] is None, "NaN is not JSON"
@@ -121,9 +126,20 @@ def test_slugs_of_common_names():
 def test_a_crash_while_storing_leaves_nothing(store, monkeypatch):
     monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
     with pytest.raises(OSError, match="disk full"):
-        store.save(CELL, RUN)
+        save(store, CELL, RUN)
     assert not store.has(CELL)
     assert [p for p in store.folder.rglob("*") if p.is_file()] == []
+
+
+def test_writers_that_meet_do_not_disturb_each_other(tmp_path):
+    path = tmp_path / "new" / "file"
+    with written_whole(path) as one, written_whole(path) as other:
+        one.write_text("first")
+        other.write_text("second")
+    assert path.read_text() == "first", "whose turn came last"
+    assert write_whole(path, "ä\n") == path
+    assert path.read_bytes() == "ä\n".encode()
+    assert list(path.parent.iterdir()) == [path]
 
 
 def test_it_is_on_the_disk_before_it_has_its_name(store, monkeypatch):
@@ -131,12 +147,12 @@ def test_it_is_on_the_disk_before_it_has_its_name(store, monkeypatch):
     fsync, rename = os.fsync, os.replace
     monkeypatch.setattr(os, "fsync", lambda f: (done.append("fsync"), fsync(f)))
     monkeypatch.setattr(os, "replace", lambda a, b: (done.append("replace"), rename(a, b)))
-    store.save(CELL, RUN)
+    save(store, CELL, RUN)
     assert done == ["fsync", "replace", "fsync"], "the file's, the name's"
 
 
 def test_a_file_cut_anywhere_is_missing(store):
-    store.save(CELL, RUN)
+    save(store, CELL, RUN)
     for length in sorted({0, 1, 4, 100, *range(0, len(ENCODED), 97), len(ENCODED) - 1}):
         store.path(CELL).write_bytes(ENCODED[:length])
         assert not store.has(CELL)
@@ -144,7 +160,7 @@ def test_a_file_cut_anywhere_is_missing(store):
     assert found.missing == [CELL]
     assert found.finished == []
     assert list(found.damaged) == [str(store.path(CELL))]
-    store.save(CELL, RUN)
+    save(store, CELL, RUN)
     assert store.scan([CELL]).finished == [CELL], "it can be done again"
 
 
@@ -214,11 +230,11 @@ def test_a_file_where_the_folder_should_be(tmp_path):
 
 def test_other_settings_are_recognised_and_not_used(store):
     other = replace(CELL, num_users=4)
-    store.save(other, some_run(users=4))
+    save(store, other, some_run(users=4))
     found = store.scan([CELL, other])
     assert (found.finished, found.missing) == ([other], [CELL])
     assert found.stale == {CELL.name: "other settings: num_users"}
-    store.save(replace(CELL, num_users=7, history_users=9), some_run(users=7))
+    save(store, replace(CELL, num_users=7, history_users=9), some_run(users=7))
     assert store.scan([CELL]).stale == {CELL.name: "other settings: num_users"}, "the nearest"
     assert store.scan([replace(CELL, seed=5)]).stale == {}, "another seed is another cell"
 
@@ -228,13 +244,13 @@ def test_other_code_is_recognised_and_not_used(store, tmp_path, monkeypatch):
     path = tmp_path / "edited_agent.py"
     path.write_text("class Agent:\n    privileges = frozenset()\n")
     cell = replace(CELL, agent="edited_agent:Agent")
-    store.save(cell, RUN)
+    save(store, cell, RUN)
     assert store.has(cell)
     path.write_text(path.read_text() + "    better = True\n")
     forget()
     assert not store.has(cell)
     assert store.scan([cell]).stale == {cell.name: "other code: edited_agent"}
-    store.save(cell, some_run(1))
+    save(store, cell, some_run(1))
     assert same(store.load(cell), some_run(1))
     path.write_text("class Agent:\n    privileges = frozenset()\n")
     forget()
@@ -243,9 +259,23 @@ def test_other_code_is_recognised_and_not_used(store, tmp_path, monkeypatch):
     forget()
 
 
+def test_which_machines_ran_some_cells(store, monkeypatch):
+    cells = [replace(CELL, seed=seed) for seed in range(5)]
+    for seed, machine in enumerate(("slow", "fast", "fast")):
+        monkeypatch.setattr(cellfile.platform, "platform", lambda m=machine: m)
+        monkeypatch.setattr(cellfile.os, "cpu_count", lambda: 3)
+        save(store, cells[seed], RUN)
+    monkeypatch.undo()
+    store.path(cells[3]).write_bytes(b"cut")
+    found = store.machines(cells)
+    assert list(found.items()) == [("fast, 3 cores", 2), ("slow, 3 cores", 1)]
+    assert store.machines(cells[:1]) == {"slow, 3 cores": 1}, "those cells' only"
+    assert store.machines(cells[3:]) == {}
+
+
 def test_a_result_of_another_format_is_not_read(store, monkeypatch):
     monkeypatch.setattr(cellfile, "_FORMAT", 2)
-    store.save(CELL, RUN)
+    save(store, CELL, RUN)
     monkeypatch.undo()
     assert not store.has(CELL)
 
@@ -259,7 +289,7 @@ def test_comparisons_have_whole_agents_only(store):
         for seed in (0, 1)
     ]
     for i, cell in enumerate(cells[:-1]):
-        store.save(cell, some_run(i))
+        save(store, cell, some_run(i))
     found = load_comparisons(store, cells)
     assert found.missing == {"short-v0": (), "other-v0": ("oracle",)}
     first, second = found.comparisons["short-v0"], found.comparisons["other-v0"]
@@ -316,7 +346,7 @@ def test_a_killed_run_holds_no_claim(store):
 
 
 def test_what_killed_runs_left_is_removed(store):
-    store.save(CELL, RUN)
+    save(store, CELL, RUN)
     folder, claims = store.path(CELL).parent, store.folder / ".claims"
     claims.mkdir()
     old = [folder / ".1-0123456789ab.parquet.77-0a.tmp", claims / "left.lock"]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from personalllm_env.database import record_history
+from personalllm_env.database import record_history, recorded_once
 from personalllm_env.feedback import Click, Delay, Leave, Reward, Silence, feedback_model
 from personalllm_env.session import Session
 from personalllm_env.streams import derived_seed
@@ -43,6 +43,27 @@ def test_only_train_prompts_and_train_users(split):
     assert by_user[:, 1].any()
     assert by_user[:, 2].any()
     assert by_user.any(axis=1).all()
+
+
+def test_recorded_once_and_only_if_asked(monkeypatch):
+    from personalllm_env import database as module
+
+    calls = []
+
+    def counting(task, **settings):
+        calls.append(settings)
+        return record_history(task, **settings)
+
+    monkeypatch.setattr(module, "record_history", counting)
+    history = recorded_once(task_of(EXACT), num_users=3, seed=5)
+    assert calls == []
+    assert history() is history()
+    assert calls == [{"num_users": 3, "seed": 5}]
+    np.testing.assert_array_equal(
+        history().prompt, record_history(task_of(EXACT), num_users=3, seed=5).prompt
+    )
+    assert recorded_once(task_of(EXACT), num_users=0, seed=5)() is None
+    assert len(calls) == 1, "no users, no history"
 
 
 def test_sorted_by_user_and_then_by_time():

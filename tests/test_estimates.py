@@ -23,9 +23,11 @@ from personalllm_env.estimates import (
     Statistics,
     _prior_freedom,
     intervals,
+    linearised,
     mean_ratio,
     ratio,
     seed_effects,
+    tail_mean,
     worst_mean,
 )
 from personalllm_env.registry import find_agent
@@ -142,6 +144,8 @@ def test_the_worst_by_hand():
     assert worst_mean(Design((5,)), values[:, :5], 0.3).value[0] == pytest.approx(7 / 1.5)
     assert worst_mean(Design((5,)), values[:, :5]).value[0] == 5  # half of the worst user
     assert worst_mean(design, np.ones((1, 20))).linear.any() == np.False_
+    assert tail_mean(values[0]) == pytest.approx(19.5)
+    assert tail_mean(values[0, :5], 0.3) == pytest.approx(7 / 1.5)
 
 
 @given(st.integers(1, 70), st.integers(0, 9))
@@ -231,6 +235,50 @@ def test_intervals_of_the_degenerate():
     assert np.isnan(intervals(two, nothing)).all()
     mixed = Statistics(*(np.concatenate(x) for x in zip(nothing, flat, strict=True)))
     np.testing.assert_array_equal(intervals(two, mixed)[1], [3, 3, 3])
+
+
+def stretched(inflation, seeds=3, users=40):
+    """Returns an interval's width over that of the same users without a design effect."""
+    rng, design = RNG(16), Design((users,) * seeds)
+    values = rng.normal(size=(seeds, users))
+    values -= values.mean(axis=1, keepdims=True)
+    level = np.linspace(-1, 1, seeds)[:, None]
+    between = users * (level**2).sum() / (seeds - 1)
+    within = (values**2).sum() / design.within
+    moved = values + level * np.sqrt(inflation * within / between)
+    effects = seed_effects(design, moved.reshape(1, -1))
+    assert effects.inflation[0] == pytest.approx(max(inflation, 1))
+    found = mean_of(design, moved.reshape(1, -1))
+    # Resamples within seeds do not know what the seeds' means are.
+    _, low, high = intervals(design, found)[0]
+    _, low_0, high_0 = intervals(design, mean_of(design, values.reshape(1, -1)))[0]
+    return (high - low) / (high_0 - low_0), effects.freedom
+
+
+def test_statistics_that_are_nearly_one_have_nearly_one_interval():
+    """No jump where a design effect passes 1; its own few degrees of freedom from 1.25 on."""
+    effects = np.linspace(0.9, 1.6, 141)
+    widths = np.array([stretched(effect)[0] for effect in effects])
+    np.testing.assert_allclose(widths[effects <= 1], 1)
+    assert (np.diff(widths) > -1e-12).all()
+    assert (widths[1:] / widths[:-1]).max() < 1.15  # of two degrees of freedom, for .005
+    width, freedom = stretched(1.25)
+    quantile = stats.t.isf(0.025, freedom) / stats.t.isf(0.025, 117)
+    assert freedom == 2
+    assert width == pytest.approx(np.sqrt(1.25) * quantile)
+    assert stretched(4.0)[0] == pytest.approx(2 * quantile)
+    assert 1 < stretched(1.01)[0] < 1.05
+
+
+def test_a_ratio_is_linearised_along_any_axis():
+    rng = RNG(17)
+    top, bottom = rng.gamma(2.0, size=(3, 20, 4)), 1 + rng.gamma(2.0, size=(20, 4))
+    value, linear = linearised(top, bottom, users=-2)
+    for t in range(4):
+        expected = ratio(Design((20,)), top[..., t], bottom[None, :, t])
+        np.testing.assert_allclose(value[:, t], expected.value)
+        np.testing.assert_allclose(linear[..., t], expected.linear)
+    assert np.isnan(linearised(top[0, :, 0], np.zeros(20))[0])
 
 
 # --- coverage ---------------------------------------------------------------------------------
@@ -355,8 +403,8 @@ def false_differences(repetitions, seeds, agents, effect, users):
     rng, design = RNG([10, seeds, agents, int(10 * effect)]), Design((users,) * seeds)
     gains, wrong = np.full(agents, 0.1), 0
     for _ in range(repetitions):
-        losses = world(rng, gains, seeds=seeds, users=users, effect=effect)[1:]
-        wrong += bool(compare_all(design, losses).better.any())
+        regret = world(rng, gains, seeds=seeds, users=users, effect=effect)[1:]
+        wrong += bool(compare_all(design, regret).better.any())
     return wrong / repetitions
 
 
@@ -446,9 +494,9 @@ def test_real_agents_that_are_equal_are_tied(first, second):
     for k in range(60):
         seeds = range(3 * k, 3 * k + 3)
         found = pair(compare([first, second], task, seeds=seeds, num_users=12, history_users=5))
-        losses = found.regret.sum(axis=2)
-        same += np.array_equal(*losses)
-        tied += not compare_all(found.design, losses).better.any()
+        regret = found.regret.sum(axis=2)
+        same += np.array_equal(*regret)
+        tied += not compare_all(found.design, regret).better.any()
     assert same == 0
     assert tied >= 54
 
@@ -464,8 +512,8 @@ def test_real_agents_that_differ_are_told_apart():
 def test_agents_identical_in_every_pick_are_tied():
     rng = RNG(12)
     one = rng.gamma(2.0, size=(1, 60))
-    losses = np.concatenate([one, one, one + 1 + 0.1 * rng.normal(size=(1, 60))])
-    better = compare_all(Design((20,) * 3), losses).better
+    regret = np.concatenate([one, one, one + 1 + 0.1 * rng.normal(size=(1, 60))])
+    better = compare_all(Design((20,) * 3), regret).better
     expected = [[False, False, True], [False, False, True], [False, False, False]]
     np.testing.assert_array_equal(better, expected)
 
@@ -488,15 +536,15 @@ def test_verdicts_where_there_is_little_to_go_by():
 
 def test_of_two_agents_and_one_seed_it_is_the_t_test():
     """The critical number is a t quantile, within the 3 % of its resampling."""
-    losses = RNG(13).normal(size=(2, 12))
-    verdict = compare_all(Design((12,)), losses)
+    regret = RNG(13).normal(size=(2, 12))
+    verdict = compare_all(Design((12,)), regret)
     assert verdict.critical == pytest.approx(stats.t.isf(0.025, 11), rel=0.06)
 
 
 def test_of_many_independent_agents_it_is_tukeys_range():
-    losses = RNG(14).normal(size=(10, 2000))
+    regret = RNG(14).normal(size=(10, 2000))
     tukey = stats.studentized_range.isf(0.05, 10, 1e5) / np.sqrt(2)
-    assert compare_all(Design((2000,)), losses).critical == pytest.approx(tukey, rel=0.03)
+    assert compare_all(Design((2000,)), regret).critical == pytest.approx(tukey, rel=0.03)
 
 
 @given(st.integers(0, 99), st.floats(0.1, 10))
@@ -504,12 +552,12 @@ def test_of_many_independent_agents_it_is_tukeys_range():
 def test_verdicts_follow_names_units_and_levels(seed, scale):
     """Agents in another order, other units, a level that all agents meet."""
     rng, design = RNG(seed), Design((30,) * 3)
-    losses = rng.normal(size=(4, 90)) + rng.normal(size=(4, 1))
-    once = compare_all(design, losses)
+    regret = rng.normal(size=(4, 90)) + rng.normal(size=(4, 1))
+    once = compare_all(design, regret)
     order = rng.permutation(4)
-    moved = compare_all(design, scale * losses + 50 * rng.normal(size=90))
+    moved = compare_all(design, scale * regret + 50 * rng.normal(size=90))
     assert moved.critical == pytest.approx(once.critical)
     np.testing.assert_array_equal(moved.better, once.better)
     # The resampled denominators go to other pairs: as good, but not to the last digit.
-    assert compare_all(design, losses[order]).critical == pytest.approx(once.critical, rel=0.06)
+    assert compare_all(design, regret[order]).critical == pytest.approx(once.critical, rel=0.06)
     assert not (once.better & once.better.T).any()

@@ -200,9 +200,11 @@ def test_very_few_users(seeds, users):
     assert {standing.ranks for standing in table.standings} == {(1, 2)}
 
 
-def test_one_agent_leads_and_is_tied_with_itself():
-    (only,) = track_table(TRACK, comparison(**drawn({"a": 1.0}))).standings
+def test_one_agent_leads_and_without_popular_nobody_does():
+    (only,) = track_table(TRACK, comparison(**drawn({"popular": 1.0}))).standings
     assert (only.ranks, only.tied) == ((1, 1), True)
+    (only,) = track_table(TRACK, comparison(**drawn({"a": 1.0}))).standings
+    assert (only.ranks, only.tied) == ((1, 1), False)
     marks = {"a": ("weights",)}
     (seer,) = track_table(TRACK, comparison(marks, **drawn({"a": 1.0}))).standings
     assert (seer.ranks, seer.tied) == (None, False)

@@ -98,6 +98,21 @@ def test_agents_must_have_met_the_same_users():
         summarise(Comparison({}, {}, ()))
 
 
+def test_as_many_users_are_not_the_same_users():
+    one, other = a_run(BEST, BEST), a_run([[4, 4], [2, 1]], [[4, 4], [2, 2.001]])
+    with pytest.raises(ValueError, match=r"same.*user 1 .*interaction 2 is 2 with 'a', 2\.001"):
+        pair(comparison(a=one, b=other))
+    # Rounding, as of results in single precision, is no difference.
+    near = a_run([[4, 4], [2, 1]], [[4, 4], [2, 2.00001]])
+    pair(comparison(a=one, b=near))
+    # Nor is it one for who has left: to be served nothing is then an option.
+    gone = a_run([[4, 4], [2, 0]], [[4, 4], [2, 0]], present=[[1, 1], [1, 0]])
+    pair(comparison(a=one, b=gone))
+    pair(comparison(b=gone, a=one))
+    with pytest.raises(ValueError, match=r"is 2 with 'a', 2\.001 with 'c'"):
+        pair(comparison(b=gone, a=one, c=other))
+
+
 @pytest.mark.parametrize("kind", ["reward", "duel", "silence", "leaving"])
 def test_references_are_exact(kind):
     """Not within a tolerance: 1 is the oracle's score, 0 uniform's, 0 popular's gain."""

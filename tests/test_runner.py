@@ -1,14 +1,17 @@
 """The loop: pairing, lateness, leaving, wrong actions, and who may see what."""
 
+import gc
 import time
+import weakref
 from dataclasses import replace
 from typing import ClassVar
 
 import numpy as np
 import pytest
 
+from personalllm_env.decoding import linear_decoder
 from personalllm_env.feedback import Delay, Leave, Reward, feedback_model
-from personalllm_env.runner import Entrant, compare, prior_for, run
+from personalllm_env.runner import Entrant, compare, measure, prior_for, run
 from personalllm_env.task import Task
 from personalllm_env.testing import tiny_bank
 from personalllm_env.users import DirichletUsers, UserPopulation, dirichlet_population
@@ -139,6 +142,44 @@ def test_what_is_declared_is_granted():
         np.testing.assert_allclose(seen.weights, np.tile(WEIGHTS, (7, 1)), rtol=1e-6)
     np.testing.assert_allclose(spy.prior.population, np.tile(WEIGHTS, (4096, 1)), rtol=1e-6)
     assert spy.prior.decoder.shape == (6, 3)
+
+
+def test_a_decoder_is_found_once_per_bank():
+    bank, twin = tiny_bank(), tiny_bank()
+    task = Task(bank, DirichletUsers(3, 0.3))
+    decoder = prior_for(Insider, task).decoder
+    assert prior_for(Insider, replace(task, horizon=3), 1).decoder is decoder
+    assert linear_decoder(twin) is not decoder, "a bank of its own"
+    np.testing.assert_array_equal(linear_decoder(twin), decoder)
+    with pytest.raises(ValueError, match="read-only"):
+        decoder[0] = 7
+    kept = weakref.ref(bank)
+    del bank, task
+    gc.collect()
+    assert kept() is None, "and goes with it"
+
+
+def test_a_prior_that_was_computed_before(made, remembered):
+    task, entrant = task_of(), Entrant("a", remembered, {})
+    prior = prior_for(remembered, task)
+    settings = dict(num_users=3, seed=0)
+    told = measure(entrant, task, lambda: None, prior=prior, **settings)
+    assert made[0].prior is prior
+    found = measure(entrant, task, lambda: None, **settings)
+    np.testing.assert_array_equal(told.utility, found.utility)
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_the_sides_of_a_task(split):
+    users = UserPopulation(np.eye(3), is_test=np.array([True, False, False]))
+    task = task_of(population=users, horizon=9)
+    side = task.side(split)
+    assert (side.split, side.user_split) == (split, split)
+    assert replace(side, split="train", user_split="all") == task, "else as it was"
+    whole = task_of(population=UserPopulation(np.eye(3))).side(split)
+    assert (whole.split, whole.user_split) == (split, "all")
+    new = task_of().side(split)
+    assert (new.split, new.user_split) == (split, "all")
 
 
 def test_only_the_class_can_declare_privileges():

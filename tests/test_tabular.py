@@ -10,7 +10,7 @@ from personalllm_env.agents.linear import LinearThompson, LinUCB, Popular
 from personalllm_env.agents.tabular import ItemBelief, Spread, Tabular, estimate_spread
 from personalllm_env.belief import Evidence
 from personalllm_env.data.synthetic import synthetic_bank
-from personalllm_env.database import record_history
+from personalllm_env.database import Database, record_history
 from personalllm_env.feedback import Reward, feedback_model
 from personalllm_env.runner import Entrant, compare, prior_for, run
 from personalllm_env.session import Session
@@ -282,7 +282,7 @@ def test_spread_recovers_what_made_the_data(channel):
     assert abs(found.item - 0.6) < 4 * 0.7 * np.sqrt(2 / items)
 
 
-def test_fit_finds_the_noise_of_rewards_without_being_told():
+def test_fit_finds_the_noise_of_rewards_without_being_told(monkeypatch):
     """A history of recurring prompts tells a reward's noise within 3 %: 1 per cent an error."""
     bank = synthetic_bank(num_prompts=600, num_test=100)
     task = Task(bank, DirichletUsers(10, 0.05), feedback_model("reward"), prompts_per_episode=2)
@@ -298,6 +298,19 @@ def test_fit_finds_the_noise_of_rewards_without_being_told():
     popular = Popular(prior_for(Popular, task))
     popular.fit(history)
     np.testing.assert_array_equal(told._centre, popular._centre)
+    monkeypatch.setattr(Database, "blocks", lambda self: iter([slice(None)]))
+    at_once = Tabular(prior_for(Tabular, task))
+    at_once.fit(history)
+    np.testing.assert_allclose(at_once.spread, told.spread, rtol=1e-6)
+
+
+def test_in_a_duel_thompson_draws_twice():
+    """Of three alike responses two draws agree in a third of 3,000 users, at alpha 1e-4."""
+    agent = Tabular(prior_of(num_shown=2, feedback="choice"), explore="thompson")
+    agent.reset(3000, np.random.default_rng(0))
+    agent.act(look([7] * 3000))
+    first, second = agent.act(look([7] * 3000)).T
+    assert stats.binomtest(int((first == second).sum()), 3000, 1 / 3).pvalue > 1e-4
 
 
 # --- the contract, and when it pays -----------------------------------------------------------

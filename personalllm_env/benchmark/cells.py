@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,9 +17,10 @@ import numpy as np
 from personalllm_env.bank import ResponseBank
 from personalllm_env.benchmark.track import Sides, Track
 from personalllm_env.data import load_bank
-from personalllm_env.database import Database, record_history
+from personalllm_env.database import Database, recorded_once
 from personalllm_env.registry import find_agent
-from personalllm_env.runner import Run, measure
+from personalllm_env.runner import Run, measure, prior_for
+from personalllm_env.session import Session
 from personalllm_env.task import Task
 
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
@@ -33,7 +34,8 @@ class Size:
         name: What the command line calls it.
         num_users: Users per cell.
         num_seeds: Repetitions, with seeds from 0.
-        most_history_users: A track's own ``history_users`` is cut to this.
+        most_history_users: A track's own ``history_users`` is cut to this, except where users
+            are recognised: those who come back are the history's, so all of them are in it.
     """
 
     name: str
@@ -124,7 +126,9 @@ def make_cells(
             agent=agent,
             seed=seed,
             num_users=size.num_users,
-            history_users=min(track.history_users, size.most_history_users),
+            history_users=track.history_users
+            if track.environment.get("recognise", False)
+            else min(track.history_users, size.most_history_users),
             bank=bank,
         )
         for track in tracks
@@ -145,16 +149,23 @@ def run_cell(cell: Cell) -> Run:
 
     Returns:
         The run, in single precision (about seven digits), with the peak memory above what the
-        process held before the agent was built, in MB (Linux; else NaN).
+        process held before the agent was built, in MB (Linux; else NaN). Working out what the
+        agent is told at the start is not part of it.
 
     Raises:
         Exception: The agent's own.
     """
     entrant = find_agent(cell.agent)
     place = prepare(cell)
+    prior = prior_for(entrant.agent_class, place.sides.test, cell.seed)
     before = _reset_peak()
     done = measure(
-        entrant, place.sides.test, place.history, num_users=cell.num_users, seed=cell.seed
+        entrant,
+        place.sides.test,
+        place.history,
+        num_users=cell.num_users,
+        seed=cell.seed,
+        prior=prior,
     )
     peak = _memory_mb("VmHWM") - before
     return done._replace(
@@ -175,25 +186,27 @@ _LAST: dict[str, Place] = {}  # of the last group only: histories are large
 
 
 def prepare(cell: Cell) -> Place:
-    """Builds both tasks, and the history if the agent learns from one.
+    """Builds both tasks, the history, and the tables that tasks make when first used.
 
-    Consecutive cells of a group share them, so their time and memory are no agent's.
+    Consecutive cells of a group share them. All of it is there before any agent is, so that
+    its time and memory are nobody's, whoever is first and whether or not they learn from it.
     """
     if cell.group not in _LAST:
         sides = cell.track.sides(bank_of(cell.bank), cell.seed)
-
-        @cache  # once, and only if anybody asks
-        def history() -> Database | None:
-            if cell.history_users == 0:
-                return None
-            return record_history(sides.history, num_users=cell.history_users, seed=cell.seed)
-
+        history = recorded_once(sides.history, num_users=cell.history_users, seed=cell.seed)
+        history()
+        _try_out(sides.test)
         _LAST.clear()
         _LAST[cell.group] = Place(sides, history)
-    place = _LAST[cell.group]
-    if hasattr(find_agent(cell.agent).agent_class, "fit"):
-        place.history()
-    return place
+    return _LAST[cell.group]
+
+
+def _try_out(task: Task) -> None:
+    """Lets one user have one interaction, of which nothing is kept but the task's tables."""
+    session = Session(task, np.arange(1), regret=True)
+    session.begin(0)
+    session.observe(scores=True, weights=True)
+    session.step(np.arange(task.num_shown)[None])
 
 
 @lru_cache(maxsize=1)

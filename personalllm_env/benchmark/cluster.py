@@ -1,25 +1,29 @@
 """Cells on a Ray cluster: the same functions on the same cells, so the same bits.
 
 Workers need the same installation and nothing else: results travel to the driver, which alone
-writes. A worker or node that dies costs the cells it was at, which Ray runs again elsewhere.
+writes. A worker or node that dies costs the cells it was at, which the driver runs again.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 from personalllm_env.benchmark.cells import Cell
-from personalllm_env.benchmark.costs import Costs
-from personalllm_env.benchmark.execute import OnDone, drive
-from personalllm_env.benchmark.fingerprint import fingerprint
-from personalllm_env.benchmark.store import Store
-from personalllm_env.benchmark.workers import WORKER_ENVIRONMENT, Reply, produce
+from personalllm_env.benchmark.fingerprint import Fingerprint, fingerprint
+from personalllm_env.benchmark.workers import WORKER_ENVIRONMENT, Reply
 
-_RETRIES = 3  # of a cell whose worker or node died
-_AHEAD = 2  # cells that wait at the cluster, beyond one per core, so that no core waits
+
+@dataclass(eq=False)
+class _Worker:
+    """A process of the cluster's, kept from cell to cell since it holds its group's history."""
+
+    actor: Any
+    group: str | None = None
+    cell: Cell | None = None
+    task: Any = None
 
 
 class RayPool:
@@ -46,12 +50,22 @@ class RayPool:
         self._mine = not ray.is_initialized()
         if self._mine:
             ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
-        self._task = ray.remote(
+
+        # Defined in here it travels by value, so that a machine without this package says so
+        # in its reply to a cell. Nothing is tried again by Ray: that is the driver's to do.
+        class Process:
+            def produce(self, cell: Cell, expected: Fingerprint) -> Reply:
+                from personalllm_env.benchmark.workers import produce
+
+                return produce(cell, expected)
+
+        self._process = ray.remote(
             num_cpus=1,
-            max_retries=_RETRIES,
+            max_restarts=0,
+            max_task_retries=0,
             runtime_env={"env_vars": WORKER_ENVIRONMENT},
-        )(produce)
-        self._running: dict[Any, Cell] = {}
+        )(Process)
+        self._workers: list[_Worker] = []
 
     @property
     def size(self) -> int:
@@ -59,65 +73,58 @@ class RayPool:
         return max(1, int(self._ray.cluster_resources().get("CPU", 1)))
 
     def free(self) -> int:
-        """Returns how many more cells can be sent without piling up."""
-        return max(0, self.size + _AHEAD - len(self._running))
+        """Returns how many cores have no cell."""
+        return max(0, self.size - sum(worker.cell is not None for worker in self._workers))
 
     def group(self) -> str | None:
-        """Returns None: Ray decides which worker takes a cell."""
-        return None
+        """Returns the group of the next idle worker's last cell."""
+        idle = self._idle()
+        return None if idle is None else idle.group
 
     def start(self, cell: Cell) -> None:
-        """Sends a cell to the cluster."""
-        self._running[self._task.remote(cell, fingerprint(cell))] = cell
+        """Gives a cell to the next idle worker, or to a new one, which waits for a core."""
+        worker = self._idle()
+        if worker is None:
+            worker = _Worker(self._process.remote())
+            self._workers.append(worker)
+        worker.cell, worker.group = cell, cell.group
+        worker.task = worker.actor.produce.remote(cell, fingerprint(cell))
 
     def wait(self, seconds: float) -> list[Reply]:
         """Returns what has ended."""
-        ended, _ = self._ray.wait(
-            list(self._running), num_returns=1, timeout=seconds, fetch_local=True
-        )
-        return [self._collect(task) for task in ended]
+        while (idle := self._idle()) is not None:
+            # There is nothing for it to do, and somebody else may be waiting for its core: a
+            # worker of ours that was started for a node that is gone, or another's.
+            self._let_go(idle)
+        running = {worker.task: worker for worker in self._workers}
+        ended, _ = self._ray.wait(list(running), num_returns=1, timeout=seconds)
+        return [self._collect(running[task]) for task in ended]
 
     def stop(self) -> None:
-        """Cancels what is running, and leaves the cluster if it was joined here."""
-        for task in self._running:
-            self._ray.cancel(task, force=True)
-        self._running.clear()
+        """Ends all workers now, and leaves the cluster if it was joined here."""
+        while self._workers:
+            self._let_go(self._workers[0])
         if self._mine:
             self._ray.shutdown()
 
-    def _collect(self, task: Any) -> Reply:
-        cell = self._running.pop(task)
+    def _idle(self) -> _Worker | None:
+        return next((worker for worker in self._workers if worker.cell is None), None)
+
+    def _let_go(self, worker: _Worker) -> None:
+        self._workers.remove(worker)
+        self._ray.kill(worker.actor)
+
+    def _collect(self, worker: _Worker) -> Reply:
+        cell, task = worker.cell, worker.task
+        assert cell is not None, "it has ended"
+        worker.cell = worker.task = None
         try:
             reply: Reply = self._ray.get(task)
         except self._ray.exceptions.RayTaskError as error:  # before the cell began
             reason = f"the cluster's worker cannot run it: {error.cause!r}"
             return Reply(cell, "failed", reason, str(error))
-        except self._ray.exceptions.RayError as error:  # lost with its worker, time and again
-            return Reply(cell, "died", f"{type(error).__name__}: {error}".partition("\n")[0])
+        except self._ray.exceptions.RayError as error:  # lost with its worker
+            self._let_go(worker)
+            reason = f"{type(error).__name__}: {error}".partition("\n")[0]
+            return Reply(cell, "died", reason, str(error))
         return reply
-
-
-def run_cells_on_ray(
-    cells: Iterable[Cell],
-    store: Store,
-    address: str,
-    on_done: OnDone | None = None,
-    costs: Costs | None = None,
-) -> list[Reply]:
-    """Runs cells on a Ray cluster; each is stored here the moment it arrives.
-
-    Args:
-        cells: Those that are stored already are ``found``, not run.
-        store: Where to; only this process writes there.
-        address: As for ``RayPool``.
-        on_done: As for ``execute.run_cells``.
-        costs: As for ``execute.run_cells``.
-
-    Returns:
-        A reply per cell, in the order in which they ended.
-
-    Raises:
-        ImportError: If ray is missing: names the extra to install.
-        OtherCodeError: If a worker's code is not this process's: names its machine and module.
-    """
-    return drive(cells, store, RayPool(address), on_done, costs)

@@ -9,12 +9,12 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
-from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
 from personalllm_env.benchmark.cells import Cell
 from personalllm_env.benchmark.store import Store
+from personalllm_env.files import write_whole
 
 _START_SECONDS = 2.0  # a worker's imports, and the bank
 _WORKER_MB = 180.0  # the same: what a worker holds before its first cell
@@ -148,10 +148,7 @@ def write_table(store: Store, path: str | os.PathLike[str]) -> dict[str, Rate]:
         f"  {json.dumps(name)}: {json.dumps([None if math.isnan(x) else x for x in rate])}"
         for name, rate in table.items()
     ]
-    target = Path(path)
-    scratch = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    scratch.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
-    os.replace(scratch, target)
+    write_whole(path, "{\n" + ",\n".join(lines) + "\n}\n")
     return table
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from personalllm_env.benchmark.cells import Cell
 from personalllm_env.benchmark.costs import Costs
 from personalllm_env.benchmark.store import Store
-from personalllm_env.benchmark.workers import LocalPool, Pool, Reply
+from personalllm_env.benchmark.workers import Pool, Reply, stored
 
 _POLL = 0.5  # seconds between looks at cells that another run has claimed
 
@@ -57,33 +57,6 @@ class Schedule:
         return cell
 
 
-def run_cells(
-    cells: Iterable[Cell],
-    store: Store,
-    *,
-    workers: int | None = None,
-    on_done: OnDone | None = None,
-    costs: Costs | None = None,
-) -> list[Reply]:
-    """Runs cells on processes of this machine; each is stored the moment it is finished.
-
-    Args:
-        cells: Those that are stored already are ``found``, not run.
-        store: Where to.
-        workers: Processes; by default one per core that this process may use.
-        on_done: See ``OnDone``.
-        costs: Of the cells, for the order in which they are run.
-
-    Returns:
-        A reply per cell, in the order in which they ended.
-
-    Raises:
-        OtherCodeError: If the code was changed on disk since the start.
-        KeyboardInterrupt: After the workers have ended.
-    """
-    return drive(cells, store, LocalPool(store, workers or num_cores()), on_done, costs)
-
-
 def drive(
     cells: Iterable[Cell],
     store: Store,
@@ -91,7 +64,23 @@ def drive(
     on_done: OnDone | None = None,
     costs: Costs | None = None,
 ) -> list[Reply]:
-    """Runs cells on a pool, which is stopped at the end; see ``run_cells``."""
+    """Runs cells on a pool; each is stored the moment it is finished.
+
+    Args:
+        cells: Those that are stored already are ``found``, not run.
+        store: Where to.
+        pool: Where they run: ``LocalPool`` or ``RayPool``. It is stopped at the end.
+        on_done: See ``OnDone``.
+        costs: Of the cells, for the order in which they are run.
+
+    Returns:
+        A reply per cell, in the order in which they ended.
+
+    Raises:
+        OtherCodeError: If a worker's code is not this process's: names its machine and module.
+        RuntimeError: If no worker stays alive.
+        KeyboardInterrupt: After the workers have ended.
+    """
     loop = _Loop(store, pool, Schedule(cells, costs or Costs()), on_done or (lambda _: None))
     with contextlib.ExitStack() as ending:
         ending.callback(loop.give_up)
@@ -147,9 +136,7 @@ class _Loop:
                 f"{reply.cell.name}: the worker's code is not this process's "
                 f"({reply.reason}); start again, with the same code everywhere"
             )
-        if reply.encoded is not None:
-            self.store.write(reply.cell, reply.encoded)
-            reply = reply._replace(encoded=None)
+        reply = stored(reply, self.store)
         self.claims.pop(reply.cell.name).close()
         if reply.status == "died" and reply.cell.name not in self.died:
             self.died.add(reply.cell.name)

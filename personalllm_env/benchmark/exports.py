@@ -1,26 +1,19 @@
-"""The report's numbers as CSV, and files that are written whole or not at all."""
+"""The report's numbers as CSV."""
 
 from __future__ import annotations
 
 import csv
 import io
 import math
-import os
 from collections.abc import Iterable
-from pathlib import Path
 
 from personalllm_env.benchmark.leaderboard import TrackTable
 from personalllm_env.benchmark.page_data import learning_curves
-from personalllm_env.files import written_whole
+from personalllm_env.files import write_whole
+
+__all__ = ["curves_csv", "leaderboard_csv", "write_whole"]
 
 _CURVES = ("gain", "score", "regret")
-
-
-def write_whole(path: str | os.PathLike[str], text: str) -> Path:
-    """Writes a text file in UTF-8, whole or not at all, and returns where it is."""
-    with written_whole(path) as scratch:
-        scratch.write_text(text, encoding="utf-8", newline="\n")
-    return Path(path)
 
 
 def leaderboard_csv(tables: Iterable[TrackTable]) -> str:

@@ -84,18 +84,17 @@ class TrackTable:
     missing: tuple[str, ...] = ()
 
 
-_WORST = 0.1
-
 _GAIN = Metric(
     "gain",
     "gain",
-    "Personalisation gain: 0 is what the average user likes, 1 the best response always.",
+    "Personalisation gain: 0 is the best non-personal choice learnt from others through "
+    "features, 1 the best response always and nobody gone.",
     3,
 )
 _SCORE = Metric(
     "score",
     "score",
-    "Normalised score: 0 is choosing at random, 1 the best response always.",
+    "Normalised score: 0 is choosing at random, 1 the best response always and nobody gone.",
     3,
 )
 _REGRET = Metric(
@@ -148,7 +147,7 @@ def _area(paired: Paired) -> Statistics:
 
 
 def _worst_tenth(paired: Paired) -> Statistics:
-    return worst_mean(paired.design, paired.regret.mean(axis=2), _WORST)
+    return worst_mean(paired.design, paired.regret.mean(axis=2))
 
 
 def _columns(track: Track, paired: Paired) -> dict[Metric, list[Estimate]]:
@@ -188,13 +187,13 @@ def track_table(
     """
     paired = report.pair(comparison)
     columns = _columns(track, paired)
-    losses = paired.regret.sum(axis=2)
+    regret = paired.regret.sum(axis=2)
     honest = [i for i, name in enumerate(paired.names) if not comparison.privileges[name]]
-    honest.sort(key=lambda i: losses[i].mean())
-    verdict = compare_all(paired.design, losses[honest])
+    honest.sort(key=lambda i: regret[i].mean())
+    verdict = compare_all(paired.design, regret[honest])
     place = {paired.names[i]: at for at, i in enumerate(honest)}
     standings = []
-    for i in np.argsort(losses.mean(axis=1), kind="stable"):
+    for i in np.argsort(regret.mean(axis=1), kind="stable"):
         name = paired.names[i]
         numbers = {metric.key: found[i] for metric, found in columns.items()}
         runs, privileges = comparison.runs[name], comparison.privileges[name]
@@ -219,13 +218,15 @@ def _standing(
     verdict: Verdict,
     place: int | None,
 ) -> Standing:
+    # Without popular there are no gains, and so nobody leads.
+    leads = place is not None and bool(np.isfinite(numbers["gain"].value))
     peaks = [run.memory_mb for run in runs if not np.isnan(run.memory_mb)]
     return Standing(
         agent=name,
         privileges=privileges,
         estimates=numbers,
         ranks=None if place is None else verdict.ranks(place),
-        tied=place is not None and not verdict.better[0, place],
+        tied=leads and not verdict.better[0, place],
         microseconds=report.microseconds(runs),
         fit_seconds=float(np.mean([run.fit_seconds for run in runs])),
         memory_mb=max(peaks, default=float("nan")),

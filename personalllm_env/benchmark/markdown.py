@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping, Sequence
 
@@ -12,22 +11,30 @@ from personalllm_env.benchmark.overview import (
     OverviewRow,
     commands_of,
     half_width,
+    notices,
     number,
     others_of,
     overview,
     rank_range,
     significant,
+    size_in_words,
+    widening,
 )
 from personalllm_env.benchmark.page_data import headline
+from personalllm_env.benchmark.track import Track
+from personalllm_env.benchmark.tracks import TRACKS
+from personalllm_env.benchmark.words import given_population
 from personalllm_env.report import Estimate
 
 _DIGITS = 2  # of the overview
 
 _HOW_TO_READ = """\
 The number is the personalisation gain over the whole episode: 0 is what the best non-personal
-choice (`popular`) earns, 1 what an oracle earns that knows every user. ± is half of a 95 %
-interval. **Bold**: the best honest agent of a track and those that are not significantly
-behind it. Agents with \\* see what no real system could; they are not ranked."""
+choice learnt from others through features (`popular`) earns, 1 the best response always and
+nobody gone. ± is half of a 95 % interval. **Bold**: the best honest agent of a track and those
+that are not significantly behind it. Rows are in the order of the unweighted mean over tracks,
+which is not shown since it has no interval; agents without a gain on every track come last.
+Agents with \\* see what no real system could; they are not ranked."""
 
 _STATISTICS = """\
 All agents meet the same users, prompts and noise. Intervals are from a paired bootstrap of
@@ -54,6 +61,7 @@ def leaderboard_markdown(tables: Sequence[TrackTable], facts: Mapping[str, str])
         "# Leaderboard",
         "<!-- Written by a command from stored results (see the end): do not edit. -->",
         _HOW_TO_READ,
+        " ".join(_plain(notice) for notice in notices(tables)),
         _overview(tables),
         *(part for table in tables for part in _track(table)),
         "## How the numbers are made",
@@ -72,7 +80,7 @@ def _overview(tables: Sequence[TrackTable]) -> str:
     honest = [row for row in rows if not row.privileges]
     wanted = {"oracle", *(table.track.yardstick for table in tables)}
     limits = [row for row in rows if row.privileges and row.agent in wanted]
-    head = ["agent", *(f"[{_plain(t.track.name)}]({_link(t.track.name)})" for t in tables)]
+    head = ["agent", *(_link(_plain(t.track.name), t.track) for t in tables)]
     return _table(head, [_overview_row(tables, row) for row in honest + limits])
 
 
@@ -89,8 +97,9 @@ def _overview_row(tables: Sequence[TrackTable], row: OverviewRow) -> list[str]:
 
 def _track(table: TrackTable) -> list[str]:
     track = table.track
-    asks = f"{_plain(track.question)} [What it measures, and what theory expects]"
-    parts = [f"## {_plain(track.name)}", f"{asks}({_link(track.name)})"]
+    parts = [f"## {_plain(track.name)}", _plain(track.question)]
+    if track.name in TRACKS:
+        parts[-1] += " " + _link("What it measures, and what theory expects", track)
     if table.missing:
         names = ", ".join(_name(name, ()) for name in table.missing)
         parts.append(f"Without complete results: {names}.")
@@ -99,11 +108,10 @@ def _track(table: TrackTable) -> list[str]:
     head += ["µs / decision", "fit s", "memory MB"]
     ordered = sorted(table.standings, key=lambda standing: bool(standing.privileges))
     parts.append(_table(head, [_standing(table, standing) for standing in ordered]))
-    widened = number(math.sqrt(max(table.design_effect, 1.0)), 2)
-    parts.append(
-        f"Intervals are widened about {widened}-fold for differences between seeds; a "
-        f"difference is significant from {number(table.critical, 2)} standard errors on."
-    )
+    words = widening(table)
+    parts.append(f"{size_in_words(table)}: {words}.")
+    if given := given_population(track):
+        parts[-1] += f" {given}"
     return parts
 
 
@@ -136,8 +144,9 @@ def _plain(text: str) -> str:
     return re.sub(r"([\\`*_\[\]<>|#])", r"\\\1", " ".join(text.split()))
 
 
-def _link(name: str) -> str:
-    return f"tracks/{name}.md"
+def _link(words: str, track: Track) -> str:
+    """Returns words that lead to a track's page; plain ones for a track that has none."""
+    return f"[{words}](tracks/{track.name}.md)" if track.name in TRACKS else words
 
 
 def _fenced(command: str) -> str:

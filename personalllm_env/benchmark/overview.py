@@ -14,6 +14,9 @@ NOTHING = "\N{EN DASH}"
 """Stands where there is no number."""
 
 
+_FEW_USERS = 200  # on a track, all seeds together
+
+
 class OverviewRow(NamedTuple):
     """An agent over all tracks.
 
@@ -96,3 +99,40 @@ def commands_of(facts: Mapping[str, str]) -> dict[str, str]:
 def others_of(facts: Mapping[str, str]) -> dict[str, str]:
     """Returns the facts that are no commands."""
     return {k: v for k, v in facts.items() if k.partition(":")[0].strip().lower() != "command"}
+
+
+def size_in_words(table: TrackTable) -> str:
+    """Returns how many users and seeds a table is of."""
+    runs = next(iter(table.runs.runs.values()))
+    users, seeds = sum(len(run.utility) for run in runs), len(table.runs.seeds)
+    many = f"{users} user{'s' * (users != 1)}"
+    return f"{many} over {seeds} seeds" if seeds > 1 else f"{many}, one seed"
+
+
+def widening(table: TrackTable) -> str:
+    """Says what the intervals of a table know of other histories, and what is significant."""
+    if len(table.runs.seeds) == 1:
+        known = "with one seed, intervals hold for its one history only"
+    else:
+        times = number(math.sqrt(max(table.design_effect, 1.0)), 2)
+        known = f"intervals are widened about {times}-fold for differences between seeds"
+    if not math.isfinite(table.critical):
+        return f"{known}; nothing can be told apart"
+    limit = number(table.critical, 2)
+    return f"{known}; a difference is significant from {limit} standard errors on"
+
+
+def notices(tables: Sequence[TrackTable]) -> list[str]:
+    """Returns what a reader must know before any number."""
+    sizes = dict.fromkeys(size_in_words(table) for table in tables)
+    few = min(
+        sum(len(run.utility) for run in next(iter(table.runs.runs.values())))
+        for table in tables
+    )
+    found = [f"{' or '.join(sizes)} on each track."]
+    if few < _FEW_USERS:
+        found.append("So few users tell hardly anything apart: a test that it runs, no result.")
+    lacking = [t.track.name for t in tables if "popular" not in t.runs.runs]
+    if lacking:
+        found.append(f"Without results of popular there are no gains on {', '.join(lacking)}.")
+    return found

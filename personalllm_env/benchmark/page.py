@@ -20,7 +20,7 @@ from personalllm_env.benchmark.exports import curves_csv, leaderboard_csv, write
 from personalllm_env.benchmark.leaderboard import Standing, TrackTable
 from personalllm_env.benchmark.page_data import agents_of, headline, track_data
 from personalllm_env.benchmark.panels import CONCENTRATIONS, bank_panels
-from personalllm_env.benchmark.words import settings_in_words
+from personalllm_env.benchmark.words import given_population, settings_in_words
 from personalllm_env.plots import plot_learning_curves
 
 TITLE = "PersonalLLM benchmark"
@@ -86,6 +86,7 @@ def render_page(
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return _template().render(
         title=TITLE,
+        notices=texts.notices(tables),
         style=_asset("report.css"),
         colours=list(enumerate(looks(agents).values())),
         script=script,
@@ -189,7 +190,6 @@ def _overview_cell(
 
 def _track(table: TrackTable, ids: Mapping[str, int]) -> dict[str, Any]:
     rows = [_row(table, standing, ids) for standing in table.standings]
-    runs = next(iter(table.runs.runs.values()))
     return {
         "name": table.track.name,
         "slug": slug(table.track.name),
@@ -200,10 +200,9 @@ def _track(table: TrackTable, ids: Mapping[str, int]) -> dict[str, Any]:
         "privileged": [row for row in rows if row["privileges"]],
         "yardstick": table.track.yardstick,
         "missing": table.missing,
-        "users": sum(len(run.utility) for run in runs),
-        "seeds": len(table.runs.seeds),
-        "widened": texts.number(math.sqrt(max(table.design_effect, 1.0)), 2),
-        "critical": texts.number(table.critical, 2),
+        "size": texts.size_in_words(table),
+        "widening": texts.widening(table),
+        "given": given_population(table.track),
         "tied": sum(standing.tied for standing in table.standings),
     }
 
@@ -240,7 +239,7 @@ def _row(table: TrackTable, standing: Standing, ids: Mapping[str, int]) -> dict[
 
 
 def _bar(table: TrackTable, standing: Standing) -> dict[str, float] | None:
-    """Returns where the gain's interval lies between popular (0) and the oracle, in percent."""
+    """Returns where the gain's interval lies between popular (0) and 1, in percent."""
     gain = headline(table, standing)
     if not all(math.isfinite(part) for part in gain):
         return None

@@ -9,19 +9,17 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from personalllm_env import report
 from personalllm_env.benchmark.leaderboard import Standing, TrackTable
 from personalllm_env.curves import Curve, mean_curve, normalised_curve
+from personalllm_env.estimates import ratio, seed_effects, tail_mean
 from personalllm_env.report import Estimate
 from personalllm_env.runner import Comparison
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 """Of users' regret, in the strips."""
 
-WORST = 0.1
-"""The worst-served share of users, whose mean is marked."""
-
 _POINTS = 200  # of a curve; longer ones are thinned
-_Z = 1.96
 
 
 def agents_of(tables: Iterable[TrackTable]) -> dict[str, tuple[str, ...]]:
@@ -52,9 +50,12 @@ def stacked(runs: Comparison, name: str, column: str) -> Float[np.ndarray, "N T"
 def learning_curves(runs: Comparison) -> dict[str, dict[str, Curve]]:
     """Returns curves per kind and agent.
 
-    ``gain`` is the personalisation gain per interaction (0 popular, 1 the oracle), ``score``
-    the normalised score (0 uniform), both smoothed as in the figures, and ``regret`` the
-    cumulative regret per user. A kind whose floor took no part is absent.
+    ``gain`` is the personalisation gain per interaction (0 popular, 1 the best response and
+    nobody gone), ``score`` the normalised score (0 uniform), both smoothed as in the figures,
+    and ``regret`` the cumulative regret per user. A kind whose floor took no part is absent.
+    Bands are widened by the root of the agent's design effect over the whole episode, as the
+    table's intervals of that number are; at single interactions, where users differ more, it
+    is rather smaller.
     """
     utility = {name: stacked(runs, name, "utility") for name in runs.runs}
     regret = {name: stacked(runs, name, "regret") for name in runs.runs}
@@ -68,37 +69,54 @@ def learning_curves(runs: Comparison) -> dict[str, dict[str, Curve]]:
                 for name in utility
             }
     found["regret"] = {name: mean_curve(regret[name].cumsum(axis=1)) for name in regret}
+    return _widened(runs, found)
+
+
+def _widened(
+    runs: Comparison, curves: dict[str, dict[str, Curve]]
+) -> dict[str, dict[str, Curve]]:
+    paired = report.pair(runs)
+    whole = {
+        "gain": lambda: report.share_of_regret(paired, "popular"),
+        "score": lambda: report.share_of_regret(paired, "uniform"),
+        "regret": lambda: report.regret_per_user(paired),
+    }
+    found = {}
+    for kind, of_kind in curves.items():
+        effects = seed_effects(paired.design, whole[kind]().linear).inflation
+        widen = dict(zip(paired.names, np.sqrt(effects), strict=True))
+        found[kind] = {n: Curve(c.middle, widen[n] * c.half) for n, c in of_kind.items()}
     return found
 
 
 def share_of_yardstick(table: TrackTable) -> dict[str, Estimate]:
     """Returns which share of the yardstick's gain each honest agent reaches.
 
-    The ratio of means (agent - popular) / (yardstick - popular) over users, with a paired
-    interval by the delta method, widened by the design effect as the table's are. Empty where
-    the yardstick or ``popular`` took no part, or where the yardstick's gain is not clearly
-    above 0 (its interval reaches it), so that a share of it would mean nothing.
+    The ratio of means (popular's regret - agent's) / (popular's - yardstick's) over users,
+    with intervals as in the table. Empty where the yardstick or ``popular`` took no part, or
+    where the yardstick's gain is not clearly above 0 (its interval reaches it), so that a
+    share of it would mean nothing.
     """
-    runs, yardstick = table.runs, table.track.yardstick
-    if yardstick not in runs.runs or "popular" not in runs.runs:
+    paired, yardstick = report.pair(table.runs), table.track.yardstick
+    if not {yardstick, "popular"} <= set(paired.names):
         return {}
-    total = {name: stacked(runs, name, "utility").sum(axis=1) for name in runs.runs}
-    widen = math.sqrt(max(table.design_effect, 1.0))
-    room = total[yardstick] - total["popular"]
-    if not _ratio(room, np.ones_like(room), widen).low > 0:
+    at = paired.names.index(yardstick)
+    if not report.one_minus(paired, report.share_of_regret(paired, "popular"))[at].low > 0:
         return {}
+    regret = paired.regret.sum(axis=2)
+    gained = regret[paired.names.index("popular")] - regret
+    shares = report.estimates(paired, ratio(paired.design, gained, gained[[at]]))
     return {
-        name: _ratio(total[name] - total["popular"], room, widen)
-        for name in runs.runs
-        if not runs.privileges[name]
+        name: share
+        for name, share in zip(paired.names, shares, strict=True)
+        if not table.runs.privileges[name]
     }
 
 
 def user_spread(regret: Float[np.ndarray, "N T"]) -> list[float]:
     """Returns the quantiles of users' cumulative regret, the worst tenth's mean, the mean."""
-    total = np.sort(regret.sum(axis=1))
-    worst = total[-max(1, round(WORST * len(total))) :]
-    return [*np.quantile(total, QUANTILES).tolist(), float(worst.mean()), float(total.mean())]
+    total = regret.sum(axis=1)
+    return [*np.quantile(total, QUANTILES).tolist(), tail_mean(total), float(total.mean())]
 
 
 def track_data(table: TrackTable, ids: dict[str, int]) -> dict[str, Any]:
@@ -140,18 +158,6 @@ def track_data(table: TrackTable, ids: dict[str, int]) -> dict[str, Any]:
 def numbers(values: Sequence[float] | np.ndarray, digits: int) -> list[float | None]:
     """Returns rounded numbers, and None for what is not finite, as JSON has it."""
     return [round(float(v), digits) + 0.0 if math.isfinite(v) else None for v in values]
-
-
-def _ratio(
-    top: Float[np.ndarray, "N"], bottom: Float[np.ndarray, "N"], widen: float
-) -> Estimate:
-    scale = float(bottom.mean())
-    value = float(top.mean()) / scale if scale else math.nan
-    if len(top) < 2 or not math.isfinite(value):
-        return Estimate(value, math.nan, math.nan)
-    error = float((top - value * bottom).std(ddof=1)) / abs(scale) / math.sqrt(len(top))
-    half = _Z * widen * error
-    return Estimate(value, value - half, value + half)
 
 
 def _mean(values: list[float]) -> float:

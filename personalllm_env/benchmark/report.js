@@ -12,9 +12,9 @@
   let kind = "gain";
   const PAPER = 940; // pixels of a chart's width in print
   const KINDS = {
-    gain: ["Gain", "Personalisation gain per interaction: 0 is popular, 1 the oracle. Moving average of 5 interactions; bands: 95 % over users."],
-    score: ["Score", "Normalised score per interaction: 0 is uniform, 1 the oracle. Moving average of 5 interactions; bands: 95 % over users."],
-    regret: ["Regret", "Cumulative regret: utility of the best response minus that of the one shown, summed per user. Lower is better; bands: 95 % over users."],
+    gain: ["Gain", "Personalisation gain per interaction: 0 is popular, 1 the best response always. Moving average of 5 interactions; bands: 95 %, widened for differences between seeds."],
+    score: ["Score", "Normalised score per interaction: 0 is uniform, 1 the best response always. Moving average of 5 interactions; bands: 95 %, widened for differences between seeds."],
+    regret: ["Regret", "Cumulative regret: utility of the best response minus that of the one shown, summed per user. Lower is better; bands: 95 %, widened for differences between seeds."],
   };
 
   // Small tools

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import math
 import os
 import re
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,12 +18,12 @@ from filelock import BaseFileLock, FileLock, Timeout
 from personalllm_env.benchmark.cellfile import (
     DamagedFileError,
     decode,
-    encode,
     privileges_of,
     read_header,
 )
 from personalllm_env.benchmark.cells import Cell
 from personalllm_env.benchmark.fingerprint import difference, fingerprint
+from personalllm_env.files import written_whole
 from personalllm_env.runner import Comparison, Run
 
 _LOCKS = ".claims"
@@ -89,24 +89,10 @@ class Store:
             raise DamagedFileError(f"{path}: holds another cell's result")
         return run
 
-    def save(self, cell: Cell, run: Run, wall_seconds: float = math.nan) -> None:
-        """Stores a result; on return it is on the disk."""
-        self.write(cell, encode(cell, run, wall_seconds))
-
     def write(self, cell: Cell, encoded: bytes) -> None:
-        """Stores what ``encode`` made, atomically and durably."""
-        target = self.path(cell)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        scratch = target.with_name(f".{target.name}.{os.getpid()}-{os.urandom(4).hex()}.tmp")
-        try:
-            with scratch.open("xb") as file:
-                file.write(encoded)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(scratch, target)
-        finally:
-            scratch.unlink(missing_ok=True)
-        _sync_folder(target.parent)
+        """Stores what ``encode`` made, whole or not at all; on return it is on the disk."""
+        with written_whole(self.path(cell), durable=True) as scratch:
+            scratch.write_bytes(encoded)
 
     @contextlib.contextmanager
     def claim(self, cell: Cell) -> Iterator[bool]:
@@ -167,6 +153,17 @@ class Store:
         for path in sorted(self.folder.glob("*/*/*.parquet")):
             with contextlib.suppress(DamagedFileError, FileNotFoundError):
                 yield read_header(path)
+
+    def machines(self, cells: Iterable[Cell]) -> dict[str, int]:
+        """Returns which machines ran some cells, and how many cells each; the most first.
+
+        Cells without a readable result are left out. Times and memory are these machines'.
+        """
+        found: Counter[str] = Counter()
+        for cell in cells:
+            with contextlib.suppress(DamagedFileError, FileNotFoundError):
+                found[read_header(self.path(cell)).get("machine", "not known")] += 1
+        return dict(found.most_common())
 
     def clean(self, older_than: float = _OLD) -> int:
         """Removes what killed runs left; returns how many files.
@@ -229,13 +226,3 @@ def _remove(lock: BaseFileLock) -> None:
     with contextlib.suppress(OSError):
         os.unlink(lock.lock_file)
     lock.release()
-
-
-def _sync_folder(folder: Path) -> None:
-    if os.name != "posix":
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

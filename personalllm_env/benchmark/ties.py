@@ -29,7 +29,7 @@ class Verdict(NamedTuple):
         return 1 + int(ahead), len(self.better) - int(behind)
 
 
-def compare_all(design: Design, losses: Float[np.ndarray, "A N"]) -> Verdict:
+def compare_all(design: Design, regret: Float[np.ndarray, "A N"]) -> Verdict:
     """Compares all pairs of agents, so that any false difference has a 5 % chance.
 
     The single-step max-|t| procedure (Westfall and Young, "Resampling-based multiple testing",
@@ -39,14 +39,14 @@ def compare_all(design: Design, losses: Float[np.ndarray, "A N"]) -> Verdict:
 
     Args:
         design: Who belongs together.
-        losses: What each agent cost each user; less is better.
+        regret: What each agent cost each user; less is better.
     """
-    num = len(losses)
+    num = len(regret)
     better = np.zeros((num, num), dtype=bool)
     if design.within < 1 or num < 2:
         return Verdict(better, float("nan"))
     first, second = np.triu_indices(num, k=1)
-    spread = losses[first] - losses[second]
+    spread = regret[first] - regret[second]
     mean = spread.mean(axis=1)
     spread -= mean[:, None]
     seeds = seed_effects(design, spread)
@@ -59,7 +59,7 @@ def compare_all(design: Design, losses: Float[np.ndarray, "A N"]) -> Verdict:
         error = np.sqrt(seeds.variance[moving] / design.num_users)
         size[moving] = np.abs(mean[moving]) / (error * np.sqrt(seeds.inflation[moving]))
         pairs = zip(first[moving], second[moving], error, strict=True)
-        limit = critical = _largest_by_chance(design, losses, pairs, seeds.freedom)
+        limit = critical = _largest_by_chance(design, regret, pairs, seeds.freedom)
     found = size > limit
     better[first, second] = found & (mean < 0)
     better[second, first] = found & (mean > 0)
@@ -68,7 +68,7 @@ def compare_all(design: Design, losses: Float[np.ndarray, "A N"]) -> Verdict:
 
 def _largest_by_chance(
     design: Design,
-    losses: Float[np.ndarray, "A N"],
+    regret: Float[np.ndarray, "A N"],
     pairs: Iterable[tuple[int, int, float]],
     freedom: float,
 ) -> float:
@@ -77,8 +77,8 @@ def _largest_by_chance(
     Resamples give the numerators, with the correlations of the pairs. Every pair has a design
     effect of its own, so the denominators err separately.
     """
-    mean = losses.mean(axis=1, keepdims=True)
-    moved = (losses - mean) @ design.weights / design.num_users
+    mean = regret.mean(axis=1, keepdims=True)
+    moved = (regret - mean) @ design.weights / design.num_users
     rng = np.random.default_rng(derived_seed(0, "denominators"))
     largest = np.zeros(RESAMPLES)
     for i, j, error in pairs:

@@ -71,22 +71,14 @@ class Track:
             ValueError: If the track's settings do not fit together or the bank.
         """
         people = self._population(bank.num_reward_models, seed)
-        split = people is not None and people.is_test is not None
-        test = task_from_settings(
-            bank=bank,
-            population=people,
-            split="test",
-            user_split="test" if split else "all",
-            **self.environment,
+        test, train = dict(self.environment), {**self.environment, **self.history}
+        for name in ("bank", "population", "split", "user_split"):
+            if name in train:
+                raise ValueError(f"{self.name}: {name} cannot be an environment's keyword here")
+        return Sides(
+            history=task_from_settings(bank=bank, population=people, **train).side("train"),
+            test=task_from_settings(bank=bank, population=people, **test).side("test"),
         )
-        history = task_from_settings(
-            bank=bank,
-            population=people,
-            split="train",
-            user_split="train" if split else "all",
-            **(dict(self.environment) | dict(self.history)),
-        )
-        return Sides(history, test)
 
     def _population(self, num_reward_models: int, seed: int) -> UserPopulation | None:
         if self.population is None:

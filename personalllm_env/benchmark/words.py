@@ -9,9 +9,9 @@ from personalllm_env.benchmark.track import Track
 from personalllm_env.channels import Channel, Like, Reward, Stars
 from personalllm_env.comparisons import Choice, Click
 from personalllm_env.feedback import feedback_model
+from personalllm_env.task import Task
+from personalllm_env.users import DirichletUsers
 
-_HORIZON = 50  # the environment's default
-_CONCENTRATION = 0.05
 _SAID = {  # settings that other lines of words say
     *("feedback", "num_shown", "horizon", "concentration", "drift", "shuffle"),
     *("prompts_per_episode", "recognise", "white_box"),
@@ -31,7 +31,7 @@ def settings_in_words(track: Track) -> list[str]:
     shown = int(settings.get("num_shown", 1))
     spec = settings.get("feedback")
     model = feedback_model(("choice" if shown == 2 else "reward") if spec is None else spec)
-    lines = [f"{settings.get('horizon', _HORIZON)} interactions per user"]
+    lines = [f"{settings.get('horizon', Task.horizon)} interactions per user"]
     lines.append("one response is shown" if shown == 1 else f"{shown} responses are shown")
     lines += [_channel(channel) for channel in model.channels]
     if model.silence is not None:
@@ -107,7 +107,7 @@ def _drift(drift: Any) -> str:
 
 def _people(track: Track) -> str:
     if track.population is None:
-        law = track.environment.get("concentration") or _CONCENTRATION
+        law = track.environment.get("concentration") or DirichletUsers.concentration
         return f"every user is new, with {_dirichlet(law)} weights over the reward models"
     [(kind, given)] = track.population.items()
     people = f"{_number(given.get('num_users'))} users"
@@ -115,13 +115,43 @@ def _people(track: Track) -> str:
         people += f" in {_number(given.get('num_communities'))} communities"
     if given.get("num_test"):
         people += f", of whom {_number(given['num_test'])} are held out for the test"
-    return people + ", drawn anew for every seed"
+    often = (
+        "the same in every repetition" if _same_population(track) else "drawn anew each time"
+    )
+    return f"{people}, {often}"
+
+
+def given_population(track: Track) -> str:
+    """Returns what intervals do not cover where every repetition has the same population.
+
+    A sentence for below the track's table; empty where there is nothing to say.
+    """
+    if not _same_population(track):
+        return ""
+    return (
+        "The population is the same in every repetition: intervals are given that one "
+        "population, and with another gains may differ by more than they say."
+    )
+
+
+def _same_population(track: Track) -> bool:
+    return any("seed" in given for given in (track.population or {}).values())
 
 
 def _history(track: Track) -> str:
     if track.history_users == 0:
         return "no history of other users"
-    words = f"a history of {_number(track.history_users)} other users to learn from"
+    finite = track.population or {}
+    apart = not finite or any(given.get("num_test") for given in finite.values())
+    known = bool(track.environment.get("recognise"))
+    number = _number(track.history_users)
+    if not known:  # else the size of a run may cut it
+        number = f"up to {number}"
+    if apart:
+        who = f"{number} other users"
+    else:
+        who = f"{number} of these very users" if known else f"{number} users of this population"
+    words = f"a history of {who} to learn from"
     changed = [_changed(key, value) for key, value in track.history.items()]
     return ", ".join([words, *changed])
 

@@ -129,13 +129,17 @@ def _queued_seconds() -> float:
 
 
 def _produce_and_store(cell: Cell, expected: Fingerprint, folder: str) -> Reply:
-    reply = produce(cell, expected)
+    return stored(produce(cell, expected), Store(folder))
+
+
+def stored(reply: Reply, store: Store) -> Reply:
+    """Stores what a reply brings; where that fails, on a full disk say, the cell has failed."""
     if reply.encoded is None:
         return reply
     try:
-        Store(folder).write(cell, reply.encoded)
+        store.write(reply.cell, reply.encoded)
     except OSError as error:
-        return Reply(cell, "failed", f"could not be stored: {error}")
+        return Reply(reply.cell, "failed", f"could not be stored: {error}")
     return reply._replace(encoded=None)
 
 
