@@ -93,7 +93,7 @@ def compare(
 ) -> None:
     """Runs agents on the same simulated users; prints a table and saves plots and columns."""
     from personalllm_env import commands
-    from personalllm_env.registry import REFERENCES
+    from personalllm_env.registry import REFERENCES, check_settings
     from personalllm_env.report import summarise
 
     try:
@@ -107,7 +107,7 @@ def compare(
         )
         commands.check_numbers(1, users=users, seeds=seeds, horizon=horizon)
         commands.check_numbers(0, history=history)
-        commands.check_settings(entrants, task)
+        check_settings(entrants, task)
         out.mkdir(parents=True, exist_ok=True)
     except (ValueError, LookupError, OSError, ImportError) as error:
         raise _fail(error) from None

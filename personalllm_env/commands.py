@@ -27,7 +27,7 @@ from personalllm_env.envs.translate import task_from_settings
 from personalllm_env.files import write_whole
 from personalllm_env.registry import UnknownAgentError, agent_names, find_agent
 from personalllm_env.report import Estimate, Row, write_columns
-from personalllm_env.runner import Comparison, Entrant, compare, prior_for
+from personalllm_env.runner import Comparison, Entrant, compare
 from personalllm_env.task import Task
 
 
@@ -36,15 +36,6 @@ def check_numbers(least: int, **numbers: int) -> None:
     for name, number in numbers.items():
         if number < least:
             raise ValueError(f"{name} must be at least {least}, got {number}")
-
-
-def check_settings(chosen: Iterable[Entrant], task: Task) -> None:
-    """Raises ValueError naming the first agent that cannot be built with its settings."""
-    for name, agent_class, settings in chosen:
-        try:
-            agent_class(prior_for(agent_class, task), **settings)
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"agent {name!r}: {error}") from error
 
 
 def entrants(names: Iterable[str], references: Iterable[str]) -> list[Entrant]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import shlex
 from collections import Counter
@@ -26,7 +25,7 @@ from personalllm_env.benchmark.run import Progress as Step
 from personalllm_env.benchmark.store import Scan, Store
 from personalllm_env.benchmark.tables import load_tables
 from personalllm_env.data import load_bank
-from personalllm_env.files import written_whole
+from personalllm_env.files import write_whole
 from personalllm_env.report import Estimate
 
 
@@ -148,10 +147,7 @@ def report(
     show_leaders(tables, request.given["agents"], console)
     written = write_report(tables, out, bank=load_bank(request.bank), facts=facts)
     if markdown is not None:
-        markdown.parent.mkdir(parents=True, exist_ok=True)
-        with written_whole(markdown) as scratch:
-            scratch.write_text(leaderboard_markdown(tables, facts), encoding="utf-8")
-        written.append(markdown)
+        written.append(write_whole(markdown, leaderboard_markdown(tables, facts)))
     console.print(
         f"Report: {written[0]}, and {len(written) - 1} files beside it.",
         highlight=False,
@@ -167,12 +163,12 @@ def _facts(request: Request, folder: Path, markdown: Path | None) -> dict[str, s
         "command: run what is missing": request.command(folder),
         "command: write this again from what is stored": shlex.join(again),
         "size": f"{size.num_users} users x {size.num_seeds} seeds, "
-        f"histories of up to {size.most_history_users} other users",
+        f"histories of up to {size.most_history_users} other users (of all where users return)",
         "bank": repr(load_bank(request.bank)),
         "versions": ", ".join(
             [f"Python {platform.python_version()}", *(f"{p} {version(p)}" for p in packages)]
         ),
-        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+        "machines, of all results": ", ".join(Store(folder).machines(request.cells)),
     }
 
 

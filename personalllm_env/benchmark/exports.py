@@ -9,9 +9,6 @@ from collections.abc import Iterable
 
 from personalllm_env.benchmark.leaderboard import TrackTable
 from personalllm_env.benchmark.page_data import learning_curves
-from personalllm_env.files import write_whole
-
-__all__ = ["curves_csv", "leaderboard_csv", "write_whole"]
 
 _CURVES = ("gain", "score", "regret")
 

@@ -16,11 +16,12 @@ from typing import Any
 from personalllm_env.bank import ResponseBank
 from personalllm_env.benchmark import overview as texts
 from personalllm_env.benchmark.colours import looks
-from personalllm_env.benchmark.exports import curves_csv, leaderboard_csv, write_whole
+from personalllm_env.benchmark.exports import curves_csv, leaderboard_csv
 from personalllm_env.benchmark.leaderboard import Standing, TrackTable
 from personalllm_env.benchmark.page_data import agents_of, headline, track_data
 from personalllm_env.benchmark.panels import CONCENTRATIONS, bank_panels
 from personalllm_env.benchmark.words import given_population, settings_in_words
+from personalllm_env.files import write_whole
 from personalllm_env.plots import plot_learning_curves
 
 TITLE = "PersonalLLM benchmark"

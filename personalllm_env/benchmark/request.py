@@ -13,7 +13,7 @@ from personalllm_env.benchmark.cells import SIZES, Cell, Size, make_cells
 from personalllm_env.benchmark.track import Track
 from personalllm_env.benchmark.tracks import find_tracks
 from personalllm_env.data import load_bank
-from personalllm_env.files import written_whole
+from personalllm_env.files import write_whole
 from personalllm_env.registry import REFERENCES, agent_names, check_settings, find_agent
 
 _REQUEST = "benchmark.json"  # what was asked for, beside the results
@@ -104,9 +104,7 @@ class Request:
 
     def save(self, folder: Path) -> None:
         """Keeps the request beside its results, for ``report``."""
-        folder.mkdir(parents=True, exist_ok=True)
-        with written_whole(folder / _REQUEST) as scratch:
-            scratch.write_text(json.dumps(self.given, indent=2) + "\n", encoding="utf-8")
+        write_whole(folder / _REQUEST, json.dumps(self.given, indent=2) + "\n")
 
 
 def saved_request(folder: Path) -> Request:

@@ -74,7 +74,7 @@ class Track:
         test, train = dict(self.environment), {**self.environment, **self.history}
         for name in ("bank", "population", "split", "user_split"):
             if name in train:
-                raise ValueError(f"{self.name}: {name} cannot be an environment's keyword here")
+                raise ValueError(f"{name} cannot be an environment's keyword here")
         return Sides(
             history=task_from_settings(bank=bank, population=people, **train).side("train"),
             test=task_from_settings(bank=bank, population=people, **test).side("test"),
@@ -93,5 +93,5 @@ class Track:
         }
         if kind not in makers:
             known = ", ".join(makers)
-            raise ValueError(f"{self.name}: population must be one of {known}, got {kind!r}")
+            raise ValueError(f"population must be one of {known}, got {kind!r}")
         return makers[kind](**settings)

@@ -14,7 +14,6 @@ import importlib
 import importlib.metadata
 import json
 import os
-import tempfile
 import time
 import warnings
 import zipfile
@@ -29,6 +28,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from personalllm_env.bank import BankError, Texts
+from personalllm_env.files import written_whole
 
 TFIDF = "tfidf"
 _RECIPE = 1  # part of the cache's key: raise it when the same texts get other features
@@ -284,15 +284,8 @@ def _read(path: Path, num_prompts: int, num_responses: int) -> Features | None:
 
 def _write(path: Path, features: Features) -> None:
     """Writes a file whole or not at all; a disk that cannot be written to costs time only."""
-    scratch: Path | None = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=".features-", suffix=".npz")
-        scratch = Path(name)
-        with os.fdopen(handle, "wb") as file:
+        with written_whole(path) as scratch, scratch.open("wb") as file:
             np.savez(file, prompts=features[0], responses=features[1])
-        scratch.replace(path)
     except OSError as error:
-        if scratch is not None:
-            scratch.unlink(missing_ok=True)
         warnings.warn(f"features could not be cached in {path.parent}: {error}", stacklevel=3)
