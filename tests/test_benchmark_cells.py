@@ -117,7 +117,7 @@ def test_a_history_of_those_who_come_back_is_whole():
 @pytest.mark.parametrize("name", ["split", "user_split", "bank", "population"])
 def test_sides_are_the_tracks_own(side, name):
     track = replace(SHORT, **{side: {name: "train"}})
-    with pytest.raises(ValueError, match=f"short-v0: {name} cannot be an environment's"):
+    with pytest.raises(ValueError, match=f"{name} cannot be an environment's"):
         track.sides(tiny_bank(), 0)
 
 
