@@ -33,7 +33,7 @@ _WIDTH, _SIZE, _GAP = 7.5, 8.5, 12.0  # inches; points; points between labels
 
 
 def plot_learning_curves(
-    comparison: Comparison, path: str | os.PathLike[str], *, title: str | None = None
+    comparison: Comparison, *paths: str | os.PathLike[str], title: str | None = None
 ) -> None:
     """Draws the normalised score per interaction, and writes it whole or not at all.
 
@@ -41,7 +41,7 @@ def plot_learning_curves(
 
     Args:
         comparison: One agent or more; up to 15 stay readable.
-        path: Where to; ``.png`` or ``.svg``.
+        paths: Where to; ``.png`` or ``.svg``, or both of one drawing.
         title: What was compared.
     """
     names = _near(comparison)
@@ -64,11 +64,11 @@ def plot_learning_curves(
     low = max(low, high - 2.5 * max(losses, default=1.0))  # an early dip may leave the frame
     room = max(high - low, 1e-3)
     limits = (low - 0.06 * room, high + 0.04 * room)
-    _draw(comparison, curves, path, title, (axis, note), limits, ceiling)
+    _draw(comparison, curves, paths, title, (axis, note), limits, ceiling)
 
 
 def plot_regret(
-    comparison: Comparison, path: str | os.PathLike[str], *, title: str | None = None
+    comparison: Comparison, *paths: str | os.PathLike[str], title: str | None = None
 ) -> None:
     """Draws cumulative regret per user; arguments as for ``plot_learning_curves``."""
     names = _near(comparison)
@@ -79,7 +79,7 @@ def plot_regret(
     top = max(float((curves[n].middle + np.nan_to_num(curves[n].half)).max()) for n in names)
     what = "Utility of the best response minus that of the one shown, summed. Means"
     words = ("cumulative regret per user", _caption(comparison, what))
-    _draw(comparison, curves, path, title, words, (0.0, 1.04 * max(top, 1e-3)))
+    _draw(comparison, curves, paths, title, words, (0.0, 1.04 * max(top, 1e-3)))
 
 
 def spread(wanted: Iterable[float], gap: float, low: float, high: float) -> list[float]:
@@ -165,7 +165,7 @@ def _caption(comparison: Comparison, what: str, smooth: str = "") -> str:
 def _draw(
     comparison: Comparison,
     curves: Mapping[str, Curve],
-    path: str | os.PathLike[str],
+    paths: Iterable[str | os.PathLike[str]],
     title: str | None,
     words: tuple[str, str],
     limits: tuple[float, float],
@@ -208,7 +208,8 @@ def _draw(
     ):
         drawn = figure.text(0.016, y / height, text, size=size, color=_INK)
         drawn.set(parse_math=False, **more)
-    _save(figure, Path(path))
+    for path in paths:
+        _save(figure, Path(path))
 
 
 def _label(

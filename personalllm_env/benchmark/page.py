@@ -60,10 +60,9 @@ def write_report(
         write_whole(target / "curves.csv", curves_csv(tables)),
     ]
     for table in tables:
-        for kind in ("png", "svg"):
-            path = target / f"{slug(table.track.name)}.{kind}"
-            plot_learning_curves(table.runs, path, title=table.track.question)
-            written.append(path)
+        paths = [target / f"{slug(table.track.name)}.{kind}" for kind in ("png", "svg")]
+        plot_learning_curves(table.runs, *paths, title=table.track.question)
+        written += paths
     return [write_whole(target / "report.html", html), *written]
 
 
