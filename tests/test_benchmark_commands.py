@@ -101,6 +101,7 @@ def test_a_failing_agent_is_named_and_the_others_go_on(tmp_path, monkeypatch):
     assert "broken_agents:Broken" in result.output
     assert "no such luck" in result.output
     assert "8 of 10 cells are finished" in result.output
+    assert "broken_agents.py" in (tmp_path / "out" / "failures.txt").read_text()
     assert (tmp_path / "out" / "report" / "report.html").exists()
 
 

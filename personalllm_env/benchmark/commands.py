@@ -69,7 +69,10 @@ def _duration(seconds: float) -> str:
 def run(
     request: Request, folder: Path, *, workers: int | None, ray: str | None, console: Console
 ) -> Outcome:
-    """Runs what is missing under a progress bar, and prints what became of it."""
+    """Runs what is missing under a progress bar, and prints what became of it.
+
+    The tracebacks of agents that failed are kept in ``failures.txt``.
+    """
     request.save(folder)
     columns = (
         BarColumn(),
@@ -99,6 +102,10 @@ def run(
             on_progress=show,
         )
     console.print(outcome.summary(), highlight=False, soft_wrap=True)
+    if told := [reply for reply in outcome.failed if reply.details]:
+        text = "\n".join(f"{reply.cell.name}\n{reply.details}" for reply in told)
+        where = write_whole(folder / "failures.txt", text)
+        console.print(f"Tracebacks: {where}", highlight=False, soft_wrap=True)
     return outcome
 
 
