@@ -66,7 +66,7 @@ def parse_feedback(text: str) -> Any:
 @app.callback()
 def main() -> None:
     """Finds modules in the current folder too, for agents given as module:Class."""
-    sys.path.insert(0, "")
+    sys.path.insert(0, str(Path.cwd()))  # spelt out, so that it means the same in workers
 
 
 @app.command()

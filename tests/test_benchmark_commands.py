@@ -99,7 +99,7 @@ def test_a_failing_agent_is_named_and_the_others_go_on(tmp_path, monkeypatch):
     result = invoke("benchmark", *part, *SMALL, "--out", "out")
     assert result.exit_code == 1
     assert "broken_agents:Broken" in result.output
-    assert "no such luck" in result.output
+    assert "no such luck" in result.output, result.output
     assert "8 of 10 cells are finished" in result.output
     assert "broken_agents.py" in (tmp_path / "out" / "failures.txt").read_text()
     assert (tmp_path / "out" / "report" / "report.html").exists()
