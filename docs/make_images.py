@@ -16,6 +16,7 @@ from personalllm_env.runner import compare
 from personalllm_env.task import Task
 
 IMAGES = Path(__file__).parent / "images"
+BENCHMARK = Path(__file__).parents[1] / "results/benchmark/report/cold-start-v0.png"
 
 PROMPT = "My neighbour practises the trumpet every evening. How do I bring it up?"
 ANSWERS = {
@@ -68,6 +69,9 @@ def main() -> None:
     title = "Built-in bank, noisy rewards, 200 users x 3 seeds"
     plot_learning_curves(result, IMAGES / "learning_curves.png", title=title)
     plot_regret(result, IMAGES / "regret.png", title=title)
+
+    if BENCHMARK.exists():  # of the last `personalllm-env benchmark` here
+        Image.open(BENCHMARK).quantize(128).save(IMAGES / "cold-start.png", optimize=True)
 
 
 if __name__ == "__main__":

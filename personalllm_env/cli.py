@@ -211,7 +211,8 @@ def benchmark(
         if workers is not None and workers < 1:
             raise ValueError(f"workers must be at least 1, got {workers}")
         request = Request(track or (), agent or (), size, users, seeds, bank)
-        request.check()
+        for line in request.check():
+            console.print(line, highlight=False, soft_wrap=True)
         commands.show_estimate(request, out, workers, console)
         if estimate:
             return

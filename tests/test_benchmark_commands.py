@@ -165,6 +165,16 @@ def test_all_stands_for_every_agent_beside_your_own():
     assert few.agents == ["uniform", "popular", "oracle", "feature-bayes", "linucb"]
 
 
+def test_a_bank_with_few_prompts_is_warned_about(tmp_path, bank):
+    from personalllm_env.benchmark.request import Request
+
+    bank.save(tmp_path / "bank")  # 30 test prompts
+    small = Request(["clicks-v0", "meta-learning-v0"], ["linucb"], bank=str(tmp_path / "bank"))
+    [line] = small.check()
+    assert line.startswith("clicks-v0: 50 interactions on 30 test prompts, so prompts recur")
+    assert Request(["clicks-v0"], ["linucb"]).check() == []
+
+
 def test_results_of_other_code_are_not_passed_over_in_silence(tmp_path, monkeypatch):
     code = (
         "from personalllm_env.agents.simple import Uniform\n"

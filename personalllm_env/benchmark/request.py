@@ -70,14 +70,18 @@ class Request:
             self.size = replace(self.size, num_seeds=seeds)
         self.bank = bank
 
-    def check(self) -> None:
+    def check(self) -> list[str]:
         """Builds every task and, on the first, every agent: before any work is lost.
+
+        Returns:
+            What a reader of the results should know of the bank, a line each.
 
         Raises:
             ValueError: Naming the track or agent whose settings do not fit.
             LookupError: If there is no such agent.
         """
         entrants, bank = [find_agent(name) for name in self.agents], load_bank(self.bank)
+        warnings = []
         for track in self.tracks:
             try:
                 test = track.sides(bank, 0).test
@@ -85,6 +89,13 @@ class Request:
                 raise ValueError(f"track {track.name!r}: {error}") from error
             if track is self.tracks[0]:
                 check_settings(entrants, test)
+            if test.prompts_per_episode is None and test.horizon > len(test.prompts):
+                warnings.append(
+                    f"{track.name}: {test.horizon} interactions on {len(test.prompts)} test "
+                    "prompts, so prompts recur: agents that remember responses may pass the "
+                    "yardstick."
+                )
+        return warnings
 
     @property
     def cells(self) -> list[Cell]:
