@@ -62,7 +62,7 @@ def encode(cell: Cell, run: Run, wall_seconds: float, queued_seconds: float = 0.
         "wall_seconds": None if math.isnan(wall_seconds) else wall_seconds,
         "queued_seconds": queued_seconds,
         "memory_mb": None if math.isnan(run.memory_mb) else run.memory_mb,
-        "machine": f"{platform.platform()}, {os.cpu_count()} cores",
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
         "fingerprint": mine.hex,
         "parts": mine.parts,
     }
