@@ -262,14 +262,15 @@ def test_other_code_is_recognised_and_not_used(store, tmp_path, monkeypatch):
 def test_which_machines_ran_some_cells(store, monkeypatch):
     cells = [replace(CELL, seed=seed) for seed in range(5)]
     for seed, machine in enumerate(("slow", "fast", "fast")):
-        monkeypatch.setattr(cellfile.platform, "platform", lambda m=machine: m)
+        monkeypatch.setattr(cellfile.platform, "system", lambda m=machine: m)
+        monkeypatch.setattr(cellfile.platform, "machine", lambda: "box")
         monkeypatch.setattr(cellfile.os, "cpu_count", lambda: 3)
         save(store, cells[seed], RUN)
     monkeypatch.undo()
     store.path(cells[3]).write_bytes(b"cut")
     found = store.machines(cells)
-    assert list(found.items()) == [("fast, 3 cores", 2), ("slow, 3 cores", 1)]
-    assert store.machines(cells[:1]) == {"slow, 3 cores": 1}, "those cells' only"
+    assert list(found.items()) == [("fast box, 3 cores", 2), ("slow box, 3 cores", 1)]
+    assert store.machines(cells[:1]) == {"slow box, 3 cores": 1}, "those cells' only"
     assert store.machines(cells[3:]) == {}
 
 
