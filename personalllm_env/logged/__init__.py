@@ -1,0 +1,1 @@
+"""Logged data with propensities: its formats, and what it says of other agents."""
