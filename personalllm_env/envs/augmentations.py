@@ -13,20 +13,22 @@ from gymnasium import spaces
 from jaxtyping import Bool, Float, Int
 
 from personalllm_env.belief import RidgeBelief, evidence
-from personalllm_env.task import Task
-from personalllm_env.types import Feedback
+from personalllm_env.types import Feedback, PriorKnowledge
 
 Obs = dict[str, Any]
 
 
 class Augmentation(Protocol):
-    """Something that an observation can carry besides; state has one row per user."""
+    """Something that an observation can carry besides; state has one row per user.
 
-    def spaces(self, task: Task) -> dict[str, spaces.Space[Any]]:
+    It knows of the task what an agent may know.
+    """
+
+    def spaces(self, prior: PriorKnowledge) -> dict[str, spaces.Space[Any]]:
         """Returns one row's additional observation spaces."""
         ...
 
-    def begin(self, task: Task, num_rows: int) -> None:
+    def begin(self, prior: PriorKnowledge, num_rows: int) -> None:
         """Starts B rows anew."""
         ...
 
@@ -58,27 +60,27 @@ class History:
             raise ValueError(f"length must be at least 1, got {length}")
         self._length = length
 
-    def spaces(self, task: Task) -> dict[str, spaces.Space[Any]]:
+    def spaces(self, prior: PriorKnowledge) -> dict[str, spaces.Space[Any]]:
         """Returns the three boxes."""
-        if task.feedback.delay >= self._length:
+        if prior.feedback.delay >= self._length:
             raise ValueError(
                 f"a history of {self._length} never holds feedback that is "
-                f"{task.feedback.delay} interactions late; make it longer"
+                f"{prior.feedback.delay} interactions late; make it longer"
             )
-        h, s, d = self._length, task.num_shown, task.bank.num_features
-        w = task.feedback.width(task.bank.num_responses)
+        h, s, d = self._length, prior.num_shown, prior.num_features
+        w = prior.feedback.width(prior.num_responses)
         return {
             "history_features": _box(h, s, d),
             "history_feedback": _box(h, w),
             "history_heard": spaces.Box(0, 1, (h,), np.float32),
         }
 
-    def begin(self, task: Task, num_rows: int) -> None:
+    def begin(self, prior: PriorKnowledge, num_rows: int) -> None:
         """Starts B rows with nothing remembered."""
-        self._slot = -1 - task.feedback.delay
+        self._slot = -1 - prior.feedback.delay
         self._kept = {
             name: np.zeros((num_rows, *space.shape), np.float32)  # type: ignore[misc]
-            for name, space in self.spaces(task).items()
+            for name, space in self.spaces(prior).items()
         }
 
     def clear(self, rows: Bool[np.ndarray, "B"]) -> None:
@@ -117,22 +119,21 @@ class Belief:
     ) -> None:
         self._ridge, self._centre = ridge, centre
 
-    def spaces(self, task: Task) -> dict[str, spaces.Space[Any]]:
+    def spaces(self, prior: PriorKnowledge) -> dict[str, spaces.Space[Any]]:
         """Returns the three boxes."""
-        k, d = task.bank.num_responses, task.bank.num_features
+        k, d = prior.num_responses, prior.num_features
         return {
             "belief_mean": _box(d),
             "belief_value": _box(k),
             "belief_width": spaces.Box(0, np.finfo(np.float32).max, (k,), np.float32),
         }
 
-    def begin(self, task: Task, num_rows: int) -> None:
+    def begin(self, prior: PriorKnowledge, num_rows: int) -> None:
         """Starts B rows at the prior."""
-        self._task = task
-        d = task.bank.num_features
-        self._belief = RidgeBelief(d, ridge=self._ridge, centre=self._centre)
+        self._prior = prior
+        self._belief = RidgeBelief(prior.num_features, ridge=self._ridge, centre=self._centre)
         self._belief.reset(num_rows)
-        self._waiting: deque[tuple[Any, Any]] = deque(maxlen=task.feedback.delay + 1)
+        self._waiting: deque[tuple[Any, Any]] = deque(maxlen=prior.feedback.delay + 1)
 
     def clear(self, rows: Bool[np.ndarray, "B"]) -> None:
         """Returns some rows to the prior; what they still wait for arrives as silence."""
@@ -142,11 +143,12 @@ class Belief:
         """Updates with what was said, beside the interaction it is about."""
         self._waiting.append((before["response_features"], action))
         features, did = self._waiting[0]
-        said = self._task.feedback.decode(after["feedback"], self._task.bank.num_responses)
+        spoken = self._prior.feedback
+        said = spoken.decode(after["feedback"], self._prior.num_responses)
         heard = after["heard"][:, 0] > 0.5
         silent = np.zeros(len(heard), np.float32)
         told = Feedback(silent, heard, said, ~heard)
-        self._belief.update(evidence(features, did, told, self._task.feedback.num_stars))
+        self._belief.update(evidence(features, did, told, spoken.num_stars))
 
     def view(self, now: Obs) -> Obs:
         """Returns the belief and its view of the present candidates."""

@@ -19,7 +19,7 @@ from gymnasium.vector.utils import batch_space
 from jaxtyping import Bool, Float
 
 from personalllm_env.envs.augmentations import Augmentation, Belief, History, Obs
-from personalllm_env.task import Task
+from personalllm_env.types import PriorKnowledge
 
 __all__ = [
     "Augmentation",
@@ -43,10 +43,12 @@ def _copies(parts: Augmentation | Sequence[Augmentation]) -> tuple[Augmentation,
     return tuple(deepcopy(list(parts if isinstance(parts, Sequence) else [parts])))
 
 
-def _augmented_space(task: Task, space: Any, parts: tuple[Augmentation, ...]) -> spaces.Dict:
+def _augmented_space(
+    prior: PriorKnowledge, space: Any, parts: tuple[Augmentation, ...]
+) -> spaces.Dict:
     if "response_features" not in space.spaces:
         raise ValueError("augmentations need an environment with observation='features'")
-    added = {name: box for part in parts for name, box in part.spaces(task).items()}
+    added = {name: box for part in parts for name, box in part.spaces(prior).items()}
     return spaces.Dict({**space.spaces, **added})
 
 
@@ -64,10 +66,11 @@ class Augmented(gym.Wrapper[Obs, Any, Obs, Any], RecordConstructorArgs):
     ) -> None:
         RecordConstructorArgs.__init__(self, parts=parts)
         gym.Wrapper.__init__(self, env)
-        self._task: Task = env.unwrapped.task  # type: ignore[attr-defined]
+        task = env.unwrapped.task  # type: ignore[attr-defined]
+        self._prior: PriorKnowledge = task.prior_knowledge()
         self._parts = _copies(parts)
         self.observation_space = _augmented_space(
-            self._task, env.observation_space, self._parts
+            self._prior, env.observation_space, self._parts
         )
 
     def reset(
@@ -76,13 +79,13 @@ class Augmented(gym.Wrapper[Obs, Any, Obs, Any], RecordConstructorArgs):
         """Begins an episode with nothing remembered."""
         obs, info = self.env.reset(seed=seed, options=options)
         for part in self._parts:
-            part.begin(self._task, 1)
+            part.begin(self._prior, 1)
         return self._extend(obs), info
 
     def step(self, action: Any) -> tuple[Obs, Any, bool, bool, dict[str, Any]]:
         """Steps and takes in what happened."""
         obs, reward, terminated, truncated, info = self.env.step(action)
-        acted = np.reshape(action, (1, self._task.num_shown))
+        acted = np.reshape(action, (1, self._prior.num_shown))
         now = _row(obs)
         for part in self._parts:
             part.push(self._before, acted, now)
@@ -113,11 +116,12 @@ class VectorAugmented(VectorWrapper):
         parts: Augmentation | Sequence[Augmentation],
     ) -> None:
         super().__init__(env)
-        self._task: Task = env.unwrapped.task  # type: ignore[attr-defined]
+        task = env.unwrapped.task  # type: ignore[attr-defined]
+        self._prior: PriorKnowledge = task.prior_knowledge()
         self._mode = env.metadata["autoreset_mode"]
         self._parts = _copies(parts)
         self.single_observation_space = _augmented_space(
-            self._task, env.single_observation_space, self._parts
+            self._prior, env.single_observation_space, self._parts
         )
         self.observation_space = batch_space(self.single_observation_space, env.num_envs)
         self._over = np.zeros(env.num_envs, dtype=bool)
@@ -132,7 +136,7 @@ class VectorAugmented(VectorWrapper):
             mask = None
         for part in self._parts:
             if mask is None:
-                part.begin(self._task, self.num_envs)
+                part.begin(self._prior, self.num_envs)
             else:
                 part.clear(mask)
         self._over = np.zeros(self.num_envs, bool) if mask is None else self._over & ~mask
@@ -141,7 +145,7 @@ class VectorAugmented(VectorWrapper):
     def step(self, actions: Any) -> tuple[Obs, Any, Any, Any, dict[str, Any]]:
         """Steps and takes in what happened, row by row of its own episode."""
         obs, reward, terminated, truncated, info = self.env.step(actions)
-        acted = np.reshape(actions, (self.num_envs, self._task.num_shown))
+        acted = np.reshape(actions, (self.num_envs, self._prior.num_shown))
         ended = terminated | truncated
         same = self._mode is AutoresetMode.SAME_STEP
         now = _with_final(obs, info, ended) if same and ended.any() else obs
