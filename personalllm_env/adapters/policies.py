@@ -87,12 +87,11 @@ class Sight:
         return _laid_flat(obs) if self._flat else obs
 
     def acted(self, action: Action) -> None:
-        """Takes down what is shown after ``look``; nothing is heard yet."""
+        """Takes down what is shown after ``look``."""
         self._done, self._t = (self._before, action.copy()), self._t + 1
-        self._said, self._heard = np.zeros_like(self._said), np.zeros_like(self._heard)
 
     def heard(self, feedback: Feedback) -> None:
-        """Takes down what is heard after ``acted``, however late it is."""
+        """Takes down what is heard now, after ``acted``; late feedback comes from then on."""
         self._said = self._prior.feedback.encode(feedback, self._prior.num_responses)
         self._heard = feedback.heard.astype(np.float32)[:, None]
 
