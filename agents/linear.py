@@ -163,6 +163,13 @@ class EpsilonGreedy(_RidgeAgent):
         values[explore] = 0.0
         return best(values, self._prior.num_shown, self._rng)
 
+    def probabilities(self, observation: Observation) -> Float[np.ndarray, "B K"]:
+        """Returns how likely each response is to be shown, when one is; ties share."""
+        values = self._belief.values(observation.inputs)
+        ties = values == values.max(axis=1, keepdims=True)
+        greedy = ties / ties.sum(axis=1, keepdims=True)
+        return self._epsilon / values.shape[1] + (1 - self._epsilon) * greedy
+
 
 class LinUCB(_RidgeAgent):
     """Shows the highest upper confidence bound (Li et al., WWW 2010, algorithm 1).

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 import numpy as np
+from jaxtyping import Float
 
 from personalllm_env.agents.choosing import best, only_best
 from personalllm_env.database import Database
@@ -27,6 +28,11 @@ class Uniform:
         """Returns S different responses per row."""
         level = np.zeros((self._num_users, self._prior.num_responses))
         return best(level, self._prior.num_shown, self._rng)
+
+    def probabilities(self, observation: Observation) -> Float[np.ndarray, "B K"]:
+        """Returns how likely each response is to be shown: 1 / K."""
+        k = self._prior.num_responses
+        return np.full((self._num_users, k), 1 / k)
 
     def update(self, observation: Observation, action: Action, feedback: Feedback) -> None:
         """Learns nothing."""
