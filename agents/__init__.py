@@ -32,6 +32,21 @@ AGENTS: dict[str, str] = {
 }
 """Names of the agents, and where they are. Loaded only when asked for."""
 
+LIBRARY_AGENTS: dict[str, str] = {
+    "vowpal-wabbit": "personalllm_env.agents.vowpal_wabbit:VowpalWabbit",
+    "river-candidates": "personalllm_env.agents.river_models:RiverCandidates",
+    "river-responders": "personalllm_env.agents.river_models:RiverResponders",
+    "mabwiser-candidates": "personalllm_env.agents.mabwiser_models:MabwiserCandidates",
+    "mabwiser-responders": "personalllm_env.agents.mabwiser_models:MabwiserResponders",
+    "contextualbandits-candidates": (
+        "personalllm_env.agents.contextual_bandits:ContextualCandidates"
+    ),
+    "contextualbandits-responders": (
+        "personalllm_env.agents.contextual_bandits:ContextualResponders"
+    ),
+}
+"""Agents made of other libraries (extra ``bandits``): found by name, and not among "all"."""
+
 _FEW = "personalllm_env.agents.few_shot"
 _BEST = "personalllm_env.agents.best_of_n"
 _LOOKUP = "among=200"

@@ -26,7 +26,12 @@ from personalllm_env.decoding import decodable_share, linear_decoder
 from personalllm_env.envs.translate import task_from_settings
 from personalllm_env.files import write_whole
 from personalllm_env.generation.problem import WritingTask
-from personalllm_env.registry import UnknownAgentError, agent_names, find_agent
+from personalllm_env.registry import (
+    UnknownAgentError,
+    agent_names,
+    find_agent,
+    library_agent_names,
+)
 from personalllm_env.report import Estimate, Row, write_columns
 from personalllm_env.rewards.for_bank import ensemble_for
 from personalllm_env.runner import Comparison, Entrant, compare
@@ -213,7 +218,7 @@ def show_agents(console: Console) -> None:
     table = Table(box=SIMPLE_HEAD)
     for name in ("agent", "sees beyond an honest agent", "what it is"):
         table.add_column(name)
-    for name in agent_names():
+    for name in (*agent_names(), *library_agent_names()):
         try:
             cls = find_agent(name).agent_class
         except UnknownAgentError as error:  # one broken package must not hide the others

@@ -8,6 +8,7 @@ import importlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
+from importlib.util import find_spec
 
 from personalllm_env.runner import Entrant, prior_for
 from personalllm_env.task import Task
@@ -35,6 +36,8 @@ class Group:
             becomes the oracle by being installed.
         kind: What errors call it.
         unknown: The error.
+        aside: What a mapping beside it is called, of names that can be found and are not
+            among ``names``; empty for none.
     """
 
     group: str
@@ -42,6 +45,7 @@ class Group:
     reference: str
     kind: str
     unknown: type[LookupError]
+    aside: str = ""
 
     def names(self) -> dict[str, EntryPoint | str]:
         """Returns every announced name and where its class is; nothing heavy is loaded."""
@@ -55,6 +59,15 @@ class Group:
                 found[point.name] = point
         return found
 
+    def names_aside(self) -> dict[str, str]:
+        """Returns the names of the mappings beside, where theirs are not taken."""
+        found: dict[str, str] = {}
+        points = [p for p in entry_points(group=self.group) if p.attr == self.mapping]
+        for point in sorted(points, key=lambda p: p.value == self.reference):
+            found.update(vars(importlib.import_module(point.module)).get(self.aside, {}))
+        taken = self.names()
+        return {name: where for name, where in found.items() if name not in taken}
+
     def find(self, spec: str) -> tuple[type, dict[str, object]]:
         """Returns the class and the settings of a name, or of ``module:Class``.
 
@@ -63,9 +76,9 @@ class Group:
             ValueError: If the settings cannot be read.
         """
         name, _, tail = spec.partition("@")
-        where = name if ":" in name else self.names().get(name)
+        where = name if ":" in name else (self.names_aside() | self.names()).get(name)
         if where is None:
-            known = sorted(self.names())
+            known = sorted([*self.names(), *self.names_aside()])
             near = difflib.get_close_matches(name, known, 1)
             hint = f"did you mean {near[0]!r}? " if near else ""
             raise self.unknown(
@@ -110,12 +123,30 @@ class Group:
         return settings
 
 
-_AGENTS = Group(GROUP, "AGENTS", "personalllm_env.agents:AGENTS", "agent", UnknownAgentError)
+_AGENTS = Group(
+    GROUP,
+    "AGENTS",
+    "personalllm_env.agents:AGENTS",
+    "agent",
+    UnknownAgentError,
+    aside="LIBRARY_AGENTS",
+)
 
 
 def agent_names() -> dict[str, EntryPoint | str]:
     """Returns every announced agent name and where its class is; nothing heavy is loaded."""
     return _AGENTS.names()
+
+
+def library_agent_names() -> dict[str, str]:
+    """Returns the names of agents made of other libraries, which are not among the others."""
+    return _AGENTS.names_aside()
+
+
+def missing_libraries(agent_class: type) -> list[str]:
+    """Returns the libraries that a class names in ``libraries`` and that are not installed."""
+    named: tuple[str, ...] = getattr(agent_class, "libraries", ())
+    return [name for name in named if find_spec(name) is None]
 
 
 def find_agent(spec: str) -> Entrant:

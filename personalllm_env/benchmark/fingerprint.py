@@ -3,8 +3,8 @@
 The code is the modules reached by imports, read from the sources without running them, from
 the runner, from ``cells`` and from the agent's class. Modules of this package, of the agent's
 own package and loose files on the path count by their bytes; installed libraries by their
-version. Not seen are modules named only at run time (``importlib.import_module``) and data
-files that an agent reads.
+version, those of our agents where their class names them in ``libraries``. Not seen are modules
+named only at run time (``importlib.import_module``) and data files that an agent reads.
 """
 
 from __future__ import annotations
@@ -125,6 +125,9 @@ def _agent(spec: str) -> _AgentCode:
         versions[name] = version(name)
     for top in sorted(outside - {"numpy", "scipy"}):
         versions |= {name: version(name) for name in sorted(set(_distributions().get(top, ())))}
+    for name in getattr(cls, "libraries", ()):  # what an agent of ours is made of
+        installed = _distributions().get(name)
+        versions[name] = version(installed[0]) if installed else "not installed"
     used = {name for found in modules.values() for name in found.external}
     return _AgentCode(
         {

@@ -14,9 +14,17 @@ from personalllm_env.benchmark.track import Track
 from personalllm_env.benchmark.tracks import find_tracks
 from personalllm_env.data import load_bank
 from personalllm_env.files import write_whole
-from personalllm_env.registry import REFERENCES, agent_names, check_settings, find_agent
+from personalllm_env.registry import (
+    REFERENCES,
+    agent_names,
+    check_settings,
+    find_agent,
+    library_agent_names,
+    missing_libraries,
+)
 
 _REQUEST = "benchmark.json"  # what was asked for, beside the results
+_LIBRARIES = "libraries"  # stands for all agents made of other libraries
 
 
 class Request:
@@ -25,7 +33,8 @@ class Request:
     Args:
         tracks: Names, or ``module:NAME``; all of them for none.
         agents: As for ``registry.find_agent``; ``all`` for all that are announced, and so for
-            none. The references and the tracks' yardsticks always take part.
+            none; ``libraries`` for those made of other libraries, as far as they are installed.
+            The references and the tracks' yardsticks always take part.
         size: Of ``cells.SIZES``.
         users: Per cell, instead of the size's.
         seeds: Instead of the size's.
@@ -57,11 +66,8 @@ class Request:
         }
         self.tracks: list[Track] = find_tracks(tracks)
         always = [*REFERENCES, *(track.yardstick for track in self.tracks)]
-        wanted = [
-            name
-            for given in agents or ("all",)
-            for name in (agent_names() if given == "all" else (given,))
-        ]
+        self._absent: dict[str, list[str]] = {}  # per library the agents left out
+        wanted = [name for given in agents or ("all",) for name in self._named(given)]
         self.agents = list(dict.fromkeys([*(a for a in always if a not in wanted), *wanted]))
         self.size: Size = SIZES[size]
         if users is not None:
@@ -70,18 +76,37 @@ class Request:
             self.size = replace(self.size, num_seeds=seeds)
         self.bank = bank
 
+    def _named(self, given: str) -> list[str]:
+        if given == "all":
+            return list(agent_names())
+        if given != _LIBRARIES:
+            return [given]
+        here = []
+        for name in library_agent_names():
+            missing = missing_libraries(find_agent(name).agent_class)
+            for library in missing:
+                self._absent.setdefault(library, []).append(name)
+            here += [] if missing else [name]
+        return here
+
     def check(self) -> list[str]:
         """Builds every task and, on the first, every agent: before any work is lost.
 
         Returns:
-            What a reader of the results should know of the bank, a line each.
+            What a reader of the results should know of the bank, and which agents of absent
+            libraries are left out, a line each.
 
         Raises:
             ValueError: Naming the track or agent whose settings do not fit.
             LookupError: If there is no such agent.
+            ImportError: If an agent that was named needs a library that is not installed.
         """
         entrants, bank = [find_agent(name) for name in self.agents], load_bank(self.bank)
-        warnings = []
+        warnings = [
+            f"Left out: {', '.join(names)} ({library} is not installed; it comes with "
+            "pip install 'personalllm-env[bandits]')."
+            for library, names in self._absent.items()
+        ]
         for track in self.tracks:
             try:
                 test = track.sides(bank, 0).test

@@ -40,7 +40,10 @@ def benchmark(
     ] = None,
     agent: Annotated[
         list[str] | None,
-        typer.Option(help="As for compare, or 'all', which is the default. Repeatable."),
+        typer.Option(
+            help="As for compare, or 'all', which is the default, or 'libraries': those made "
+            "of the other bandit libraries that are installed. Repeatable."
+        ),
     ] = None,
     size: Annotated[str, typer.Option(help="smoke, default or paper.")] = "default",
     users: Annotated[int | None, typer.Option(help="Per seed, instead of the size's.")] = None,
