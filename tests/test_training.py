@@ -7,23 +7,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from personalllm_env.adapters.trl_rewards import completion_text, personal_reward
+from personalllm_env.adapters.trl_rows import dpo_rows, grpo_rows
 from personalllm_env.bank import ResponseBank, Texts
+from personalllm_env.generation.chats import ANYBODY, TIMES, chat_for, user_token
 from personalllm_env.generation.problem import WritingTask
 from personalllm_env.language.chat import Sampling
 from personalllm_env.rewards.heads import offline_heads
 from personalllm_env.task import Task
 from personalllm_env.users import DirichletUsers, UserPopulation
 from personalllm_env.writing import held_out as look
-from personalllm_env.writing.training import (
-    ANYBODY,
-    TIMES,
-    chat_for,
-    completion_text,
-    dpo_rows,
-    grpo_rows,
-    personal_reward,
-    user_token,
-)
 
 pytest.importorskip("trl")
 pytest.importorskip("peft")
@@ -139,7 +132,7 @@ def test_rows_hold_train_prompts_and_train_users_only(problem):
     assert not any(prompt in str(rows["prompt"]) for prompt in held)
     for row in rows:
         np.testing.assert_array_equal(
-            np.float32(row["weights"]), problem.task.population.weights[row["user"]]
+            np.float32(row["user_weights"]), problem.task.population.weights[row["user"]]
         )
         assert row["question"] == bank.texts.prompts[row["prompt_row"]]
         system, asked = row["prompt"]
@@ -163,7 +156,7 @@ def test_the_past_is_told_and_agrees_with_the_user(problem):
         [asked] = row["prompt"]
         told = asked["content"].split("\n")
         value = {
-            text: np.array(row["weights"]) @ bank.scores[p, k]
+            text: np.array(row["user_weights"]) @ bank.scores[p, k]
             for p in bank.prompts("train")
             for k, text in enumerate(bank.texts.responses[p])
         }
@@ -214,14 +207,14 @@ def test_pairs_are_train_users_preferences(problem):
 
 
 def test_the_reward_is_the_weights_times_the_scores(problem):
-    reward, logged = personal_reward(problem.ensemble), {}
+    reward, logged = personal_reward(problem), {}
     weights = np.array([[0.5, *[0.0] * 8, 0.5], [0.0] * 7 + [1.0, 0.0, 0.0]])
     question, texts = ["How?", "Why not?"], ["Like this: slowly.", "Because!"]
     got = reward(
         prompts=[[{"role": "user", "content": "<|user_0|> How?"}]] * 2,
         completions=[[{"role": "assistant", "content": text}] for text in texts],
         question=question,
-        weights=weights.tolist(),
+        user_weights=weights.tolist(),
         log_metric=logged.__setitem__,
         trainer_state=None,
     )
@@ -233,11 +226,11 @@ def test_the_reward_is_the_weights_times_the_scores(problem):
     assert set(logged) == {f"scores/{name}" for name in problem.ensemble.reward_models}
     assert logged["scores/gemma_2b_head"] == pytest.approx(scores[:, 0].mean(), rel=1e-5)
     plain = reward(
-        prompts=question, completions=texts, question=question, weights=weights.tolist()
+        prompts=question, completions=texts, question=question, user_weights=weights.tolist()
     )
     np.testing.assert_allclose(plain, got)
-    apart = personal_reward(problem.ensemble, minus=weights.mean(axis=0))(
-        prompts=question, completions=texts, question=question, weights=weights.tolist()
+    apart = personal_reward(problem, minus=weights.mean(axis=0))(
+        prompts=question, completions=texts, question=question, user_weights=weights.tolist()
     )
     np.testing.assert_allclose(
         apart, np.sum(scores * (weights - weights.mean(0)), 1), rtol=1e-4
@@ -276,7 +269,7 @@ def test_spread_sets_users_apart(tiny):
 def test_grpo_asks_one_user_per_group_and_changes_weights(problem, tiny, tmp_path):
     from trl import GRPOConfig, GRPOTrainer
 
-    calls, reward = [], personal_reward(problem.ensemble)
+    calls, reward = [], personal_reward(problem)
 
     def watched(**given):
         calls.append(given)
@@ -298,7 +291,7 @@ def test_grpo_asks_one_user_per_group_and_changes_weights(problem, tiny, tmp_pat
         for group in (slice(0, 4), slice(4, 8)):
             for column in ("user", "question", "seed"):
                 assert len(set(call[column][group])) == 1
-            assert np.ptp(call["weights"][group], axis=0).max() == 0
+            assert np.ptp(call["user_weights"][group], axis=0).max() == 0
     after = token_rows(trainer.model, ids)
     moved = np.abs(after - before).max(axis=1)
     seen = {user for call in calls for user in call["user"]}

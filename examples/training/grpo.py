@@ -17,6 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
+from personalllm_env.adapters.trl_rewards import personal_reward
+from personalllm_env.adapters.trl_rows import grpo_rows
 from personalllm_env.data import load_bank
 from personalllm_env.generation.problem import WritingTask
 from personalllm_env.language.chat import Sampling
@@ -26,7 +28,6 @@ from personalllm_env.users import UserPopulation, dirichlet_population
 from personalllm_env.writing import held_out as look
 from personalllm_env.writing import toy_models
 from personalllm_env.writing import trainable as models
-from personalllm_env.writing.training import grpo_rows, personal_reward
 
 USERS = ("gemma_2b_head", "beaver_7b_head", "oasst_deberta_v3_head", "oasst_pythia_1b_head")
 
@@ -95,7 +96,7 @@ def trainer_for(language, tokens, problem, named, chosen):
     )
     return GRPOTrainer(
         language.model,
-        personal_reward(problem.ensemble, minus=chosen.contrast * named.mean(axis=0)),
+        personal_reward(problem, minus=chosen.contrast * named.mean(axis=0)),
         GRPOConfig(
             output_dir=os.fspath(chosen.out),
             per_device_train_batch_size=size.groups * size.rollouts,

@@ -16,7 +16,9 @@ from pathlib import Path
 
 import numpy as np
 
+from personalllm_env.adapters.trl_rows import dpo_rows
 from personalllm_env.data import load_bank
+from personalllm_env.generation.chats import chat_for, user_token
 from personalllm_env.generation.problem import WritingTask
 from personalllm_env.language.chat import Sampling
 from personalllm_env.rewards.heads import offline_heads
@@ -25,7 +27,6 @@ from personalllm_env.users import UserPopulation, dirichlet_population
 from personalllm_env.writing import held_out as look
 from personalllm_env.writing import toy_models
 from personalllm_env.writing import trainable as models
-from personalllm_env.writing.training import chat_for, dpo_rows, user_token
 
 
 @dataclass(frozen=True)

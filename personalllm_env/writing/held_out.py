@@ -13,11 +13,12 @@ from jaxtyping import Float, Int
 from personalllm_env.estimates import CONFIDENCE, RESAMPLES
 from personalllm_env.extras import require
 from personalllm_env.files import written_whole
+from personalllm_env.generation.asking import finite_users
+from personalllm_env.generation.chats import chat_for, user_token
 from personalllm_env.generation.problem import WritingTask
 from personalllm_env.language.chat import Chat
 from personalllm_env.rewards.ensemble import Ensemble
 from personalllm_env.streams import derived_seed
-from personalllm_env.writing.training import chat_for, finite_users, user_token
 
 
 class Written(NamedTuple):

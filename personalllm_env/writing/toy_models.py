@@ -8,9 +8,9 @@ import numpy as np
 
 from personalllm_env.bank import ResponseBank
 from personalllm_env.extras import require
+from personalllm_env.generation.chats import chat_for
 from personalllm_env.language.chat import Chat
 from personalllm_env.writing.trainable import Trainable, load_trainable
-from personalllm_env.writing.training import chat_for
 
 CHAT_TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n"

@@ -10,10 +10,10 @@ import numpy as np
 from jaxtyping import Float
 
 from personalllm_env.extras import require
+from personalllm_env.generation.chats import ANYBODY, user_token
 from personalllm_env.language.chat import Chat, Sampling
 from personalllm_env.language.smollm import load_smollm
 from personalllm_env.language.weights import Weights
-from personalllm_env.writing.training import ANYBODY, user_token
 
 
 class Trainable(NamedTuple):
