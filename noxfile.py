@@ -19,23 +19,27 @@ class Library(NamedTuple):
     """What an environment has, and what is run in it."""
 
     extras: str
-    tests: tuple[str, ...]
-    measured: tuple[str, ...] = ()
+    tests: tuple[str, ...]  # files tests/test_NAME.py
+    measured: tuple[str, ...] = ()  # files benchmarks/libraries/measure_NAME.py
     more: tuple[str, ...] = ()  # further requirements, such as another version
 
 
+_GYMNASIUM = ("library_gymnasium",)
 LIBRARIES = {
-    "gymnasium": Library("text", ("gymnasium",), ("gymnasium",)),
-    "gymnasium-1.1.1": Library("text", ("gymnasium",), more=("gymnasium==1.1.1",)),
-    "gymnasium-1.2.2": Library("text", ("gymnasium",), more=("gymnasium==1.2.2",)),
-    "sb3": Library("sb3,text", ("sb3",), ("sb3",)),
-    "rllib": Library("rllib", ("rllib",), ("rllib",)),
-    "torchrl": Library("torchrl,train", ("torchrl", "torchrl_chat"), ("torchrl",)),
-    "tianshou": Library("tianshou", ("tianshou",), ("tianshou",)),
-    "bandits": Library("bandits", ("bandits",), ("bandits",)),
-    "trl": Library("train", ("trl",), ("trl",)),
-    "openenv": Library("openenv", ("openenv",), ("openenv",)),
-    "verifiers": Library("verifiers", ("verifiers",), ("verifiers",)),
+    "gymnasium": Library("text", _GYMNASIUM, ("gymnasium",)),
+    "gymnasium-1.1.1": Library("text", _GYMNASIUM, more=("gymnasium==1.1.1",)),
+    "gymnasium-1.2.2": Library("text", _GYMNASIUM, more=("gymnasium==1.2.2",)),
+    "sb3": Library("sb3,text", ("library_sb3", "library_sb3_agents"), ("sb3",)),
+    "rllib": Library("rllib", ("library_rllib", "logged_rllib"), ("rllib",)),
+    "torchrl": Library(
+        "torchrl,train", ("library_torchrl", "library_torchrl_chat"), ("torchrl",)
+    ),
+    "tianshou": Library("tianshou", ("library_tianshou",), ("tianshou",)),
+    "bandits": Library("bandits", ("library_bandits", "logged_vw"), ("bandits",)),
+    "minari": Library("minari,text", ("logged_minari",), ("logged",)),
+    "trl": Library("train", ("library_trl",), ("trl",)),
+    "openenv": Library("openenv", ("library_openenv", "library_openenv_server"), ("openenv",)),
+    "verifiers": Library("verifiers", ("library_verifiers",), ("verifiers",)),
 }
 _TOOLS = ("beartype>=0.19", "hypothesis>=6.100", "pytest>=8.2")
 
@@ -47,7 +51,7 @@ def announce(name: str, what: Library) -> None:
     def session(session: nox.Session) -> None:
         session.install("-e", f".[{what.extras}]", *_TOOLS, *what.more)
         session.env["OMP_NUM_THREADS"] = "1"
-        tests = [f"tests/test_library_{test}.py" for test in what.tests]
+        tests = [f"tests/test_{test}.py" for test in what.tests]
         session.run("pytest", "-q", "-p", "no:cacheprovider", *tests)
         if "measure" in session.posargs and what.measured:
             session.run("python", "benchmarks/libraries", "measure", *what.measured)

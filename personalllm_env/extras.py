@@ -83,8 +83,10 @@ def requirements(extra: str) -> dict[str, str]:
     found: dict[str, str] = {}
     for line in lines:
         wanted = Requirement(line)
-        here = wanted.marker is not None and wanted.marker.evaluate({"extra": extra})
-        if not here or wanted.marker.evaluate({"extra": ""}):
+        marker = wanted.marker
+        if marker is None or not marker.evaluate({"extra": extra}):
+            continue
+        if marker.evaluate({"extra": ""}):  # always installed, on this kind of machine
             continue
         if canonicalize_name(wanted.name) == _US:
             for other in sorted(wanted.extras):

@@ -28,6 +28,10 @@ _CHECKED = (
     *("belief", "bank", "decoding", "database"),
     *("histories", "history_files", "paper_files", "text_index", "fingerprints", "files"),
     *("rewards", "language", "generation", "writing"),
+    # All of logged but replay, whose Rows is no protocol that can be checked at run time.
+    *(f"logged.{name}" for name in ("estimators", "exploring", "log", "record", "obp", "vw")),
+    *("logged.off_policy", "logged.off_policy_models", "logged.off_policy_replay"),
+    *("logged.preferences", "logged.rllib_files", "logged.minari_files", "logged.log_files"),
 )
 install_import_hook(
     [*(f"personalllm_env.{name}" for name in _CHECKED), "personalllm_env.agents"],

@@ -463,7 +463,7 @@ def test_estimates_of_a_log_hold_the_truth(tasks):
     assert np.abs(far).max() < 4, far
 
 
-def test_silent_interactions_are_left_out(tasks):
+def test_silent_interactions_are_left_out(tasks, unchecked_shapes):
     task = tasks["silence"]
     log = record_log(agent_for("uniform", task), task, num_users=30, seed=1, exploration=1.0)
     law, predicted = np.full((len(log), 4), 0.25), models.pooled_rewards(log)
