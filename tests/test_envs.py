@@ -495,9 +495,11 @@ def test_wrong_settings(bank, settings, message):
 
 
 def test_a_misspelt_setting_is_an_error(bank):
-    with pytest.raises(ValueError, match="unknown setting 'horizn'; did you mean 'horizon'"):
+    with pytest.raises(
+        ValueError, match="unexpected keyword argument 'horizn'; did you mean 'horizon'"
+    ):
         PersonalEnv(bank=bank, horizn=3)
-    with pytest.raises(ValueError, match="unknown setting 'row'"):
+    with pytest.raises(ValueError, match="unexpected keyword argument 'row'"):
         PersonalVectorEnv(2, bank=bank, row=3)
 
 

@@ -701,7 +701,10 @@ def test_steps_need_a_reset():
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"num_writen": 2}, "unknown setting 'num_writen'; did you mean 'num_written'"),
+        (
+            {"num_writen": 2},
+            "unexpected keyword argument 'num_writen'; did you mean 'num_written'",
+        ),
         ({"max_conversations": 3}, "did you mean 'max_conversation'"),
         ({"prompt_feature": 3}, "known: .*max_conversation, .*prompt_features, .*render_mode"),
         ({"shuffle": True}, "'shuffle' means nothing where text is written: there are no cand"),

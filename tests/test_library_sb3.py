@@ -328,7 +328,9 @@ def test_what_is_no_native_environment():
         SB3VecEnv(PersonalVectorEnv(2, bank=tiny_bank()))
     with pytest.raises(ValueError, match="no policy for actions of"):
         make_sb3("PersonalLLM/Generate-v0", 2)
-    with pytest.raises(ValueError, match="unknown setting 'horzon'; did you mean 'horizon'"):
+    with pytest.raises(
+        ValueError, match="unexpected keyword argument 'horzon'; did you mean 'horizon'"
+    ):
         make_sb3(num_envs=2, settings={"horzon": 3})
 
 

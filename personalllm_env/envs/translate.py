@@ -71,8 +71,17 @@ def task_from_settings(
     )
 
 
+class UnknownSettingError(TypeError, ValueError):
+    """A keyword that no setting has.
+
+    A TypeError, as Python's own for such a keyword, in whose words libraries look for one that
+    an environment does not take (TorchRL's ``frameskip``); a ValueError, as what is wrong with
+    a setting is everywhere else here.
+    """
+
+
 def check_names(settings: Mapping[str, Any], known: Collection[str] = ()) -> None:
-    """Raises ValueError for the first keyword that is not known.
+    """Raises UnknownSettingError for the first keyword that is not known.
 
     Args:
         settings: What is left of an environment's keywords once it has taken its own.
@@ -85,7 +94,9 @@ def check_names(settings: Mapping[str, Any], known: Collection[str] = ()) -> Non
             others = sorted(listed - {name})
             near = difflib.get_close_matches(name, others, 1)
             hint = f"did you mean {near[0]!r}? " if near else ""
-            raise ValueError(f"unknown setting {name!r}; {hint}known: {', '.join(others)}")
+            raise UnknownSettingError(
+                f"unexpected keyword argument {name!r}; {hint}known: {', '.join(others)}"
+            )
 
 
 def _drift(spec: Drift | str | Mapping[str, Mapping[str, Any]] | None) -> Drift | None:
