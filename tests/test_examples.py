@@ -45,7 +45,9 @@ def test_example_is_short(script):
     assert len(script.read_text(encoding="utf-8").splitlines()) < 80
 
 
-def test_readme_code_runs():
+def test_readme_code_runs(tmp_path, monkeypatch):
+    pytest.importorskip("stable_baselines3")
+    monkeypatch.chdir(tmp_path)  # a model is saved
     names: dict = {}
     shapes = []
     for block in fenced("python"):
