@@ -16,9 +16,16 @@ def log(
     agent: Annotated[
         str, typer.Option(help="Who shows: a name, module:Class, or either@setting=value.")
     ] = "linucb",
-    format: Annotated[str, typer.Option(help="hub, obp, vw, rllib, minari or dpo.")] = "hub",
+    format: Annotated[
+        str,
+        typer.Option(
+            help="hub: a folder for `datasets`, with a card. obp: the Open Bandit Pipeline's "
+            "dictionary, .npz. vw: Vowpal Wabbit's lines. rllib: RLlib's columns, Parquet. "
+            "minari: a data set, called as its folder, linucb-v0. dpo: pairs of texts, Parquet."
+        ),
+    ] = "hub",
     exploration: Annotated[
-        float, typer.Option(help="How often a random response is shown instead.")
+        float, typer.Option(help="How often, 0 to 1, a random response is shown instead.")
     ] = 0.2,
     users: Annotated[int, typer.Option(help="How many.")] = 1000,
     interactions: Annotated[int, typer.Option(help="Per user.")] = 50,
@@ -69,7 +76,7 @@ def log(
         request.check()
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
         with Progress(*columns, console=console, transient=True) as bar:
-            line = bar.add_task(f"{agent}, rounds", total=interactions)
+            line = bar.add_task(f"{agent}, interactions", total=interactions)
             done = export(request, lambda num: bar.update(line, advance=num))
     except (ValueError, LookupError, OSError, ImportError) as error:
         raise fail(error) from None

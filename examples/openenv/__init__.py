@@ -1,0 +1,1 @@
+"""PersonalLLM as an OpenEnv environment; everything is in ``personalllm_env``."""
