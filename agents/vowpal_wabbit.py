@@ -35,7 +35,7 @@ class VowpalWabbit:
     Args:
         prior: What is known of the task.
         options: How it explores, in Vowpal Wabbit's words: "--squarecb", "--epsilon 0.05",
-            "--bag 5", "--first 500".
+            "--bag 5", "--softmax".
         learning_rate: Its ``-l``.
         bits: Its ``-b``: there are 2^bits weights.
     """

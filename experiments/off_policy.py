@@ -1,6 +1,6 @@
 """How near do off-policy estimates come to the truth, which the simulator knows?
 
-    python experiments/off_policy.py [--out docs/off-policy.md] [--blocks 20]
+    python experiments/off_policy.py [--out docs/off-policy.md] [--blocks 20] [--first 0]
 
 Three agents keep logs on cold-start-v0; five others are estimated from them. Each block has
 1,000 users of its own, who make logs of 50, 200 and 1,000. The tables and the figure go into
@@ -23,16 +23,11 @@ from personalllm_env.data import load_bank
 from personalllm_env.database import record_history
 from personalllm_env.logged import estimators
 from personalllm_env.logged.log import Log
-from personalllm_env.logged.off_policy import (
-    estimate,
-    hidden_from,
-    target_probabilities,
-)
+from personalllm_env.logged.off_policy import estimate, hidden_from, target_probabilities
 from personalllm_env.logged.off_policy_models import personal_rewards, pooled_rewards
 from personalllm_env.logged.off_policy_replay import replay_agent
-from personalllm_env.logged.record import record_log
+from personalllm_env.logged.record import build_agent, record_log
 from personalllm_env.registry import find_agent
-from personalllm_env.runner import prior_for
 from personalllm_env.streams import derived_seed
 from personalllm_env.task import Task
 from personalllm_env.types import Agent, LearnsFromHistory
@@ -62,13 +57,10 @@ class Measured(NamedTuple):
 def agents(test: Task, history: Task) -> dict[str, Agent]:
     """Builds everybody, fitted on users who are in no log."""
     others = record_history(history, num_users=HISTORY_USERS, seed=0)
-    built = {}
-    for name in {*LOGGERS, *TARGETS}:
-        _, agent_class, settings = find_agent(name)
-        agent = agent_class(prior_for(agent_class, test, 0), **settings)
+    built = {name: build_agent(find_agent(name), test) for name in {*LOGGERS, *TARGETS}}
+    for agent in built.values():
         if isinstance(agent, LearnsFromHistory):
             agent.fit(others)
-        built[name] = agent
     return built
 
 
@@ -136,6 +128,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--out", type=Path, default=DOCS / "off-policy.md")
     parser.add_argument("--blocks", type=int, default=20, help="of 1,000 users each")
+    parser.add_argument("--first", type=int, default=0, help="block; others are other users")
     args = parser.parse_args()
     if args.blocks < 2:
         parser.error(f"--blocks must be at least 2, got {args.blocks}")
@@ -144,9 +137,9 @@ def main() -> None:
     found = Measured(
         defaultdict(lambda: defaultdict(list)), *(defaultdict(list) for _ in range(5))
     )
-    for block in range(args.blocks):
-        add_block(found, block, built, sides.test)
-        print(f"block {block + 1} of {args.blocks}", flush=True)
+    for done in range(args.blocks):
+        add_block(found, args.first + done, built, sides.test)
+        print(f"block {done + 1} of {args.blocks}", flush=True)
     write_page(found, args.out)
 
 

@@ -180,6 +180,20 @@ def record_history(task: Task, *, num_users: int, seed: int) -> Database:
     )
 
 
+def clicks_in_bank(
+    click: Float[np.ndarray, "B"], order: Int[np.ndarray, "B K"], heard: Bool[np.ndarray, "B"]
+) -> Float[np.ndarray, "B"]:
+    """Returns which of the bank's responses were clicked on; 0 in silence.
+
+    Args:
+        click: The position clicked on.
+        order: Which of the bank's responses stood at each position.
+        heard: Whether the user spoke.
+    """
+    found = np.take_along_axis(order, click.astype(np.int64)[:, None], axis=1)[:, 0]
+    return np.where(heard, found, 0).astype(np.float32)
+
+
 def recorded_once(task: Task, *, num_users: int, seed: int) -> Callable[[], Database | None]:
     """Returns a function that records a history when first called, and then returns that.
 
@@ -218,9 +232,7 @@ def _record(
             **{f"said {name}": values for name, values in feedback.said.items()},
         }
         if "click" in feedback.said:
-            clicked = feedback.said["click"].astype(np.int64)[:, None]
-            clicked = np.take_along_axis(in_bank, clicked, axis=1)[:, 0].astype(np.float32)
-            now["said click"] = np.where(feedback.heard, clicked, np.float32(0))
+            now["said click"] = clicks_in_bank(feedback.said["click"], in_bank, feedback.heard)
         for name, values in now.items():
             if t == 0:
                 shape = (num_users, task.horizon, *values.shape[1:])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -41,6 +43,28 @@ def write_whole(path: str | os.PathLike[str], text: str) -> Path:
     with written_whole(path) as scratch:
         scratch.write_text(text, encoding="utf-8", newline="\n")
     return Path(path)
+
+
+@contextmanager
+def folder_written_whole(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yields where to make a folder of this name, which goes to ``path`` if nothing is raised.
+
+    After an error, or an interrupt, nothing is there. Folders on the way are made.
+
+    Raises:
+        FileExistsError: If there is something at ``path`` already.
+    """
+    target = Path(path)
+    if target.exists():
+        raise FileExistsError(f"{target} exists; choose another path")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    # mkdtemp's own folder is for its owner alone, hence another in it.
+    scratch = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
+    try:
+        yield scratch / target.name
+        (scratch / target.name).rename(target)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _sync_folder(folder: Path) -> None:

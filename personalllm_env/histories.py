@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ from personalllm_env.paper_files import read_paper_interactions, write_paper_int
 from personalllm_env.task import Task
 
 __all__ = [
+    "COLUMNS",
     "about_history",
+    "card_body",
     "history_card",
     "open_database",
     "read_paper_interactions",
@@ -72,7 +75,7 @@ def _facts(task: Task) -> dict[str, Any]:
     }
 
 
-_COLUMNS = {
+COLUMNS = {
     "user": "which user, from 0; rows are sorted by user and then by time",
     "interaction": "which of the user's interactions, from 1",
     "prompt": "row of the prompt in the bank, from 0",
@@ -88,6 +91,7 @@ _COLUMNS = {
     "prompt_text": "what was asked",
     "shown_text": "what was shown",
 }
+"""What the columns of a history hold, for data cards."""
 
 
 def history_card(path: str | os.PathLike[str]) -> str:
@@ -96,16 +100,7 @@ def history_card(path: str | os.PathLike[str]) -> str:
     Raises:
         ValueError: If the file is no history of a known version.
     """
-    from pyarrow import parquet
-
     about, file = about_history(path), Path(path).name
-    schema = parquet.read_schema(path)
-    columns = "\n".join(
-        f"| `{field.name}` | {field.type} | {_COLUMNS.get(field.name, 'what was said')} |"
-        for field in schema
-    )
-    facts = "\n".join(f"- {name}: {value}" for name, value in about["facts"].items())
-    bank = about["bank"]
     return f"""---
 configs:
 - config_name: default
@@ -117,20 +112,7 @@ tags:
 ---
 # Interactions of {about["num_users"]} simulated users
 
-{about["num_interactions"]} interactions with the bank `{bank["name"]}`
-({bank["num_prompts"]} prompts with {len(bank["responders"])} responses each; digest
-`{bank["digest"]}`). Users are simulated: their tastes are mixtures of the reward models
-{", ".join(bank["reward_models"])} (PersonalLLM, arXiv 2409.20296). The mixtures are not in
-the file.
-
-| column | type | holds |
-|---|---|---|
-{columns}
-
-How it was recorded:
-
-{facts or "- not known"}
-
+{about["num_interactions"]} interactions with {card_body(about, path, COLUMNS)}
 ```python
 from datasets import load_dataset
 
@@ -142,4 +124,38 @@ from personalllm_env.histories import open_database
 
 agent.fit(open_database("{file}", bank))
 ```
+"""
+
+
+def card_body(
+    about: Mapping[str, Any], path: str | os.PathLike[str], columns: Mapping[str, str]
+) -> str:
+    """Returns what a data card says of a file of interactions, from "the bank ..." on.
+
+    Args:
+        about: What the file says of itself.
+        path: The file.
+        columns: What columns hold, by name.
+    """
+    from pyarrow import parquet
+
+    bank = about["bank"]
+    rows = "\n".join(
+        f"| `{field.name}` | {field.type} | {columns.get(field.name, 'what was said')} |"
+        for field in parquet.read_schema(path)
+    )
+    facts = "\n".join(f"- {name}: {value}" for name, value in about["facts"].items())
+    return f"""the bank `{bank["name"]}`
+({bank["num_prompts"]} prompts with {len(bank["responders"])} responses each; digest
+`{bank["digest"]}`). Users are simulated: their tastes are mixtures of the reward models
+{", ".join(bank["reward_models"])} (PersonalLLM, arXiv 2409.20296). The mixtures are not in
+the file.
+
+| column | type | holds |
+|---|---|---|
+{rows}
+
+How it was recorded:
+
+{facts or "- not known"}
 """

@@ -11,7 +11,7 @@ from personalllm_env.logged.exploring import SaysProbabilities
 from personalllm_env.logged.log import check_log
 from personalllm_env.logged.record import build_agent, record_duels, record_log
 from personalllm_env.registry import find_agent
-from personalllm_env.runner import prior_for, run
+from personalllm_env.runner import run
 from personalllm_env.streams import derived_seed
 from personalllm_env.testing import check_agent, tiny_tasks
 from personalllm_env.users import UserPopulation
@@ -388,8 +388,3 @@ def test_columns_cannot_be_written_to(tasks):
     for column in (log.reward, log.propensity, log.truth, log.said["reward"]):
         with pytest.raises(ValueError, match="read-only"):
             column[0] = 0
-
-
-def test_prior_for_is_still_the_agents(tasks):
-    """Logging needs no privileges that the agent has not declared."""
-    assert prior_for(Spy, tasks["reward"]).population is None

@@ -113,6 +113,16 @@ def test_errors_are_one_sentence(banks):
     refused(invoke("--format", "vw", "--truth", "--out", "x", *bank), "--truth is for")
     refused(invoke("--texts", "--out", "x", *bank), "--texts is for the format minari")
     refused(invoke("--bank", "nowhere", "--out", "x"), "nowhere")
+    refused(
+        invoke("--agent", "linucb@foo=3", "--out", "x", *bank), "agent 'linucb@foo=3'", "foo"
+    )
+    Path("file").write_text("here")
+    beneath = Path("file", "x-v0")
+    for format in ("hub", "obp", "vw", "rllib"):
+        refused(
+            invoke("--format", format, "--out", beneath, *bank), f"{beneath} cannot be written"
+        )
+    Path("file").unlink()
     likes = ("--format", "obp", "--truth", "--feedback", "like")
     refused(invoke(*likes, "--out", "x", *bank), "the expected reward is known")
     assert not list(Path().iterdir())

@@ -381,6 +381,11 @@ def test_the_card_is_one_that_the_hub_reads(tasks, tmp_path):
         assert f"| `{name}` |" in text
     assert "- exploration: 0.2" in text
     assert "weights" not in text
+    assert "draw its users again" in text
+    log = replace(log_of(tasks["like"]), seed=None, facts={})
+    file = write_hub(log, tmp_path / "no seed", tasks["like"].bank)
+    assert "seed" not in log_card(file).partition("\n|")[0]
+    assert about_log(file)["seed"] is None
 
 
 def test_a_folder_is_written_whole_or_not_at_all(tasks, tmp_path):

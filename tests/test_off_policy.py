@@ -22,6 +22,7 @@ from personalllm_env.logged.off_policy_replay import Replayed, replay_agent
 from personalllm_env.logged.record import record_log
 from personalllm_env.registry import find_agent
 from personalllm_env.runner import prior_for
+from personalllm_env.types import Feedback
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "libraries" / "off_policy.py"
 
@@ -601,6 +602,13 @@ def test_replay_is_what_the_agent_earns_on_its_own(tasks, logger, exploration):
     assert abs(value - early) < 4 * (high - low) / 3.92
 
 
+def test_who_is_hushed_neither_speaks_nor_leaves():
+    said, both = np.ones(2, dtype=np.float32), np.ones(2, dtype=bool)
+    found = op.hushed(Feedback(said, both, {"like": said}, both), np.array([True, False]))
+    assert found.left.tolist() == found.heard.tolist() == [True, False]
+    assert found.reward.tolist() == found.said["like"].tolist() == [1, 0]
+
+
 def test_replays_value_counts_interactions_alike():
     heard = np.array([[True, True], [True, False], [True, False]])
     reward = np.array([[1.0, 5.0], [2.0, 0.0], [3.0, 0.0]])
@@ -644,4 +652,13 @@ def test_example(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "figure.png").stat().st_size > 5000
-    assert len(done.stdout.splitlines()) >= 6
+    truths = re.findall(r"^(\S+): truth +(\S+),", done.stdout, flags=re.MULTILINE)
+    found = re.findall(
+        r"^  (\w+) +(\S+)  \[ *(\S+), *(\S+)\]$", done.stdout, flags=re.MULTILINE
+    )
+    assert [name for name, _ in truths] == ["popular", "uniform", "linucb", "empirical-bayes"]
+    assert [name for name, *_ in found] == 4 * list(op.ESTIMATORS)
+    for i, (name, *numbers) in enumerate(found):
+        value, low, high = map(float, numbers)
+        assert low <= value <= high
+        assert name == "DM" or abs(value - float(truths[i // 5][1])) < 1.25 * (high - low)

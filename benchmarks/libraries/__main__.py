@@ -41,7 +41,10 @@ def measure(
     if unknown := sorted(set(keys) - set(known())):
         raise typer.BadParameter(f"expected some of {', '.join(known())}; got {unknown}")
     for key in keys:
-        rows = [row.record() for row in importlib.import_module(f"measure_{key}").rows()]
+        try:
+            rows = [row.record() for row in importlib.import_module(f"measure_{key}").rows()]
+        except ImportError as error:
+            raise typer.BadParameter(f"{key} cannot be measured here: {error}") from error
         record = {
             "date": datetime.now(UTC).date().isoformat(),
             "python": platform.python_version(),

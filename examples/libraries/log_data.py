@@ -7,17 +7,14 @@ Needs: pip install 'personalllm-env[bandits]'.
 
 import sys
 
-import matplotlib as mpl
 import numpy as np
 import vowpalwabbit
+from matplotlib.figure import Figure
 
 from personalllm_env.envs.translate import task_from_settings
 from personalllm_env.logged.record import build_agent, record_log
 from personalllm_env.logged.vw import vw_examples
 from personalllm_env.registry import find_agent
-
-mpl.use("Agg")
-import matplotlib.pyplot as plt
 
 USERS, INTERACTIONS, LAST = 150, 50, 10
 LENGTHS = (0, 5, 10, 20, 40)
@@ -58,13 +55,16 @@ def main(path):
         print(
             f"VW after {n:2d} logged interactions per user: {means[-1]:.2f} ±{errors[-1]:.2f}"
         )
-    plt.errorbar(LENGTHS, means, errors, marker="o", label="Vowpal Wabbit, from the log")
-    plt.axhline(shown[log.t >= INTERACTIONS - LAST].mean(), ls="--", label="what was shown")
-    plt.axhline(log.truth.mean(), ls=":", label="a random response")
-    plt.xlabel("logged interactions per user")
-    plt.ylabel(f"utility at the last {LAST} interactions")
-    plt.legend()
-    plt.savefig(path)
+    served = shown[log.t >= INTERACTIONS - LAST].mean()
+    figure = Figure(layout="constrained")
+    axes = figure.subplots()
+    axes.errorbar(LENGTHS, means, errors, marker="o", label="Vowpal Wabbit, from the log")
+    axes.axhline(served, ls="--", color="black", label="what linucb showed, exploring")
+    axes.axhline(log.truth.mean(), ls=":", color="gray", label="a random response")
+    axes.set_xlabel("logged interactions per user")
+    axes.set_ylabel(f"utility at the last {LAST} interactions")
+    axes.legend(loc=(0.5, 0.25))
+    figure.savefig(path)
     print(f"figure: {path}")
 
 

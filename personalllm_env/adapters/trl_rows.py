@@ -13,7 +13,7 @@ from jaxtyping import Int
 from personalllm_env.bank import ResponseBank, Split
 from personalllm_env.extras import require
 from personalllm_env.generation.asking import Asked, draw_asked, draw_pairs, finite_users
-from personalllm_env.generation.chats import chat_for, user_token
+from personalllm_env.generation.chats import answers, chat_for, user_token
 from personalllm_env.generation.problem import WritingTask, draw_past
 from personalllm_env.language.chat import Message
 from personalllm_env.streams import derived_seed, stream_keys
@@ -90,7 +90,7 @@ def pair_rows(problem: WritingTask, asked: Asked, prompts: list[Any], *, seed: i
     """
     bank, rows = problem.task.bank, asked.prompt[0]
     won, lost = draw_pairs(problem, asked, seed=seed)
-    chosen, rejected = _answers(bank, rows, won), _answers(bank, rows, lost)
+    chosen, rejected = answers(bank, rows, won), answers(bank, rows, lost)
     columns = {"prompt": prompts, "chosen": chosen, "rejected": rejected}
     if prompts and isinstance(prompts[0], str):
         for side in ("chosen", "rejected"):
@@ -143,8 +143,8 @@ def dpo_rows(
     ]
     columns = {
         "prompt": chats,
-        "chosen": _answers(bank, row, won),
-        "rejected": _answers(bank, row, lost),
+        "chosen": answers(bank, row, won),
+        "rejected": answers(bank, row, lost),
         "user": user.tolist(),
     }
     return _data_set(bank, row, columns)
@@ -153,16 +153,6 @@ def dpo_rows(
 def as_text(chat: list[Message]) -> str:
     """Returns a chat as a plain string, for models without a chat template."""
     return "\n\n".join(turn["content"] for turn in chat) + "\n\n"
-
-
-def _answers(
-    bank: ResponseBank, rows: Int[np.ndarray, "n"], which: Int[np.ndarray, "n"]
-) -> list[Any]:
-    assert bank.texts is not None, "a writing task's bank has texts"
-    return [
-        [{"role": "assistant", "content": bank.texts.responses[row][k]}]
-        for row, k in zip(rows.tolist(), which.tolist(), strict=True)
-    ]
 
 
 def _data_set(

@@ -61,8 +61,11 @@ class Asked:
             words: How many of each response of the past are told.
 
         Raises:
-            ValueError: If tokens are asked for and users do not recur.
+            ValueError: If tokens are asked for and users do not recur, or nothing is told of
+                responses.
         """
+        if words < 1:
+            raise ValueError(f"words must be at least 1, got {words}")
         if tokens and len(self.user) and self.user.min() < 0:
             raise ValueError("a token per user needs users who recur: a UserPopulation")
         names = np.where(self.named, self.user, -1).tolist()
@@ -102,8 +105,10 @@ def draw_asked(
         anybody: The share of rows that are not ``named``.
 
     Raises:
-        ValueError: If a row would ask more prompts than there are.
+        ValueError: If there are no rows, or a row would ask more prompts than there are.
     """
+    if num_rows < 1:
+        raise ValueError(f"num_rows must be at least 1, got {num_rows}")
     bank = problem.task.bank
     rng = np.random.default_rng(derived_seed(seed, "prompts to train on"))
     keys = stream_keys(seed, np.arange(num_rows), np.zeros(num_rows, np.int64))
@@ -115,7 +120,7 @@ def draw_asked(
             f"has {len(ids)} in its {split} split"
         )
     rounds = [rng.permutation(ids) for _ in range(-(-num_rows // len(ids)))]
-    first = np.concatenate([*rounds, ids[:0]])[:num_rows]
+    first = np.concatenate(rounds)[:num_rows]
     named = rng.random(num_rows) >= anybody
     prompt = np.concatenate([first[None], _following(ids, first, horizon - 1, seed)])
     past = draw_past(problem, keys, drawn.weights, prompt) if problem.past else None
@@ -191,3 +196,21 @@ def value_texts(
     read, _ = checked_texts([[text] for text in texts], len(prompts), 1, problem.max_characters)
     scores = problem.ensemble.scores(prompts, [text for [text] in read])
     return scores, core.utilities(scores[:, None], weights.astype(np.float32))[:, 0]
+
+
+def reader_weights(
+    problem: WritingTask, minus: Float[np.ndarray, "M"] | None
+) -> Float[np.ndarray, "M"]:
+    """Returns the weights of a reader whose utility is taken off a user's; None is nobody.
+
+    What both like alike is then worth nothing, and only what sets the user apart is.
+
+    Raises:
+        ValueError: If there is not one weight per reward model.
+    """
+    num = len(problem.ensemble.reward_models)
+    if minus is None:
+        return np.zeros(num)
+    if np.shape(minus) != (num,):
+        raise ValueError(f"minus must be {num} weights, got shape {np.shape(minus)}")
+    return minus

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import numpy as np
+from jaxtyping import Int
+
 from personalllm_env.bank import ResponseBank
 from personalllm_env.generation.contract import Past
 from personalllm_env.language.chat import Message
@@ -37,6 +40,23 @@ def chat_for(
     told = "" if past is None else _told(bank, past, words)
     chat: list[Message] = [{"role": "system", "content": token * TIMES}] if token else []
     return [*chat, {"role": "user", "content": told + bank.texts.prompts[row]}]
+
+
+def answers(
+    bank: ResponseBank, rows: Int[np.ndarray, "n"], which: Int[np.ndarray, "n"]
+) -> list[list[Message]]:
+    """Returns some of the bank's responses as chats of one turn, as trainers for DPO read them.
+
+    Args:
+        bank: Has the texts.
+        rows: Of the prompts, in the bank.
+        which: Of each prompt's responses.
+    """
+    assert bank.texts is not None, "a writing task's bank has texts"
+    return [
+        [{"role": "assistant", "content": bank.texts.responses[row][k]}]
+        for row, k in zip(rows.tolist(), which.tolist(), strict=True)
+    ]
 
 
 def _told(bank: ResponseBank, past: Past, words: int) -> str:

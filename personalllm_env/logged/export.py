@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,18 +12,11 @@ from personalllm_env.envs.translate import task_from_settings
 from personalllm_env.logged.log import Log
 from personalllm_env.logged.preferences import Pairs, duel_pairs, reward_pairs, write_pairs
 from personalllm_env.logged.record import build_agent, record_duels, record_log
-from personalllm_env.registry import find_agent
+from personalllm_env.registry import check_settings, find_agent
 from personalllm_env.runner import Progress
 from personalllm_env.task import Task
 
-FORMATS = {
-    "hub": "a folder for the hub and `datasets`, with a card (open_log reads its file)",
-    "obp": "the Open Bandit Pipeline's bandit_feedback, an .npz file",
-    "vw": "Vowpal Wabbit's lines for --cb_explore_adf",
-    "rllib": "RLlib's offline columns, a Parquet file",
-    "minari": "a Minari data set; its name is the folder's: linucb-v0",
-    "dpo": "pairs of chosen and rejected texts, a Parquet file",
-}
+FORMATS = ("hub", "obp", "vw", "rllib", "minari", "dpo")
 
 
 @dataclass(frozen=True)
@@ -55,12 +49,13 @@ class LogRequest:
     texts: bool = False
 
     def check(self) -> Task:
-        """Returns the task.
+        """Returns the task; makes the folder of ``out``, if all is well.
 
         Raises:
             ValueError: If something does not fit together.
-            FileExistsError: If there is something at ``out``.
-            ImportError: If the format's library is missing.
+            LookupError: If there is no such agent.
+            OSError: If there is something at ``out``, or nothing can be written there.
+            ImportError: If the agent's or the format's library is missing.
         """
         if self.format not in FORMATS:
             raise ValueError(f"unknown format {self.format!r}; known: {', '.join(FORMATS)}")
@@ -89,6 +84,15 @@ class LogRequest:
             from personalllm_env.logged.minari_files import need_minari
 
             need_minari(self.out.name)
+        check_settings([find_agent(self.agent)], task)
+        try:
+            self.out.parent.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=self.out.parent).close()
+        except OSError as error:
+            raise OSError(
+                f"{self.out} cannot be written ({error.strerror}); choose another path with "
+                "--out"
+            ) from error
         return task
 
 

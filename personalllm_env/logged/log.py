@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from personalllm_env.bank import ResponseBank
-from personalllm_env.database import Database
+from personalllm_env.database import Database, clicks_in_bank
 
 _COLUMNS = ("user", "t", "prompt", "order", "action", "propensity", "reward", "heard", "left")
 _SUMS_TO = 1e-6  # how far from 1 probabilities may add up
@@ -137,11 +137,9 @@ class Log:
 
     def database(self) -> Database:
         """Returns what users saw and said, for agents' ``fit``; propensities are dropped."""
-        said = {name: values.copy() for name, values in self.said.items()}
+        said = dict(self.said)
         if "click" in said:
-            clicked = said["click"].astype(np.int64)[:, None]
-            in_bank = np.take_along_axis(self.order, clicked, axis=1)[:, 0]
-            said["click"] = np.where(self.heard, in_bank, 0).astype(np.float32)
+            said["click"] = clicks_in_bank(said["click"], self.order, self.heard)
         return Database(
             user=self.user,
             prompt=self.prompt,

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
-import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,6 +24,7 @@ from jaxtyping import Float
 from personalllm_env.envs.generate import GenerateEnv
 from personalllm_env.envs.single import PersonalEnv
 from personalllm_env.extras import require
+from personalllm_env.files import folder_written_whole
 from personalllm_env.logged.log import Log
 from personalllm_env.logged.replay import Episode, GenerateStage, SelectStage, Stage, replay
 
@@ -71,33 +70,28 @@ def write_minari(
         ValueError: If the name is none that Minari takes, or the log cannot be played again in
             the environment (``replay``).
     """
-    target = Path(path)
-    minari = need_minari(target.name)
-    if target.exists():
-        raise FileExistsError(f"{target} exists; choose another path")
+    minari = need_minari(Path(path).name)
     if env.spec is None:
         raise ValueError("the environment must come from gym.make, which gives it a spec")
-    stage, target_root = stage_of(env), target.resolve().parent
-    target_root.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(dir=target_root, prefix=f".{target.name}."))
-    try:
-        with _minari_root(scratch), _without_reminders():
-            minari.create_dataset_from_buffers(
-                target.name,
-                _buffers(log, stage, env.observation_space),
-                env=env,
-                eval_env=env,
-                algorithm_name=str(log.facts.get("agent", "unknown")),
-                author=author,
-                author_email=author_email,
-                code_permalink=code_permalink,
-                description=_description(log),
-                data_format=data_format,
-            )
-        (scratch / target.name).rename(target)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-    return open_minari(target)
+    stage = stage_of(env)
+    with (
+        folder_written_whole(Path(path).resolve()) as scratch,
+        _minari_root(scratch.parent),
+        _without_reminders(),
+    ):
+        minari.create_dataset_from_buffers(
+            scratch.name,
+            _buffers(log, stage, env.observation_space),
+            env=env,
+            eval_env=env,
+            algorithm_name=str(log.facts.get("agent", "unknown")),
+            author=author,
+            author_email=author_email,
+            code_permalink=code_permalink,
+            description=_description(log),
+            data_format=data_format,
+        )
+    return open_minari(path)
 
 
 def need_minari(name: str) -> ModuleType:

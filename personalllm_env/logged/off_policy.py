@@ -25,7 +25,7 @@ from personalllm_env.logged.estimators import Estimate
 from personalllm_env.logged.exploring import SaysProbabilities
 from personalllm_env.logged.log import Log
 from personalllm_env.runner import Progress
-from personalllm_env.session import Session
+from personalllm_env.session import Session, hush
 from personalllm_env.task import Task
 from personalllm_env.types import Action, Agent, Feedback, Observation
 
@@ -156,7 +156,8 @@ def target_probabilities(
     for moment in moments(log, hidden):
         observation = seen_by(agent, moment.observation, log.scores is not None)
         law[moment.of_log] = _law(agent, observation, log.num_responses, draws)[moment.there]
-        waiting.append((observation, log.action[moment.rows, None], _heard(moment)))
+        heard = hushed(moment.feedback, moment.there)  # some have no more interactions
+        waiting.append((observation, log.action[moment.rows, None], heard))
         if len(waiting) > delay:
             agent.update(*waiting.popleft())
         if progress is not None:
@@ -176,16 +177,9 @@ def _law(
     return law
 
 
-def _heard(moment: Moment) -> Feedback:
-    """Returns what was said, silent for users who have no more interactions."""
-    return hushed(moment.feedback, moment.there)
-
-
 def hushed(feedback: Feedback, keep: Bool[np.ndarray, "U"]) -> Feedback:
     """Returns feedback in which only some users speak, and nobody leaves who does not."""
-    said = {name: np.where(keep, value, 0) for name, value in feedback.said.items()}
-    reward, left = np.where(keep, feedback.reward, 0), feedback.left & keep
-    return Feedback(reward, feedback.heard & keep, said, left)
+    return hush(feedback, keep)._replace(left=feedback.left & keep)
 
 
 def estimate(

@@ -15,7 +15,7 @@ from jaxtyping import Int
 from personalllm_env.bank import ResponseBank
 from personalllm_env.database import Database
 from personalllm_env.files import written_whole
-from personalllm_env.generation.chats import chat_for, user_token
+from personalllm_env.generation.chats import answers, chat_for, user_token
 from personalllm_env.logged.log import Log
 
 _ROWS_AT_ONCE = 4096
@@ -107,19 +107,12 @@ def pair_columns(
     """
     if bank.texts is None:
         raise ValueError(f"pairs are of texts, and the bank {bank.name!r} has none")
-    words, prompts = bank.texts.responses, pairs.prompt.tolist()
-    sides = {
-        name: [
-            [{"role": "assistant", "content": words[p][k]}]
-            for p, k in zip(prompts, which.tolist(), strict=True)
-        ]
-        for name, which in (("chosen", pairs.chosen), ("rejected", pairs.rejected))
-    }
-    users = pairs.user.tolist()
+    prompts, users = pairs.prompt.tolist(), pairs.user.tolist()
     tokens = [user_token(u) if user_tokens else "" for u in users]
     return {
         "prompt": [chat_for(bank, p, token=t) for p, t in zip(prompts, tokens, strict=True)],
-        **sides,
+        "chosen": answers(bank, pairs.prompt, pairs.chosen),
+        "rejected": answers(bank, pairs.prompt, pairs.rejected),
         "question": [bank.texts.prompts[p] for p in prompts],
         "prompt_row": prompts,
         "user": users,

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from personalllm_env.channels import check_range
 from personalllm_env.core import candidates, utilities, weights_at
-from personalllm_env.database import Database, record_history
+from personalllm_env.database import Database, clicks_in_bank, record_history
 from personalllm_env.logged.exploring import SaysProbabilities, explorer
 from personalllm_env.logged.log import Log
 from personalllm_env.runner import Entrant, Progress, prior_for, run
@@ -157,9 +157,7 @@ def record_duels(
     played = _play(agent, task, num_users, seed, exploration, progress)
     said = {c.name: played[f"said {c.name}"] for c in task.feedback.channels}
     if "click" in said:
-        clicked = said["click"].astype(np.int64)[:, None]
-        in_bank = np.take_along_axis(played["order"], clicked, axis=1)[:, 0]
-        said["click"] = np.where(played["heard"], in_bank, 0).astype(np.float32)
+        said["click"] = clicks_in_bank(said["click"], played["order"], played["heard"])
     return Database(
         user=played["user"],
         prompt=played["prompt"],
