@@ -18,7 +18,7 @@ torch = pytest.importorskip("torch")
 # reads where its token is when it is imported.
 pytest.importorskip("tree")
 
-from personalllm_env.adapters.rllib import Creator, RLlibAgent  # noqa: E402
+from personalllm_env.adapters.rllib import Creator, ModulePolicy, RLlibAgent  # noqa: E402
 from personalllm_env.envs.single import PersonalEnv  # noqa: E402
 from personalllm_env.envs.vector import PersonalVectorEnv  # noqa: E402
 from personalllm_env.envs.wrappers import Belief, Flat, VectorFlat  # noqa: E402
@@ -29,11 +29,14 @@ ROOT = Path(__file__).parents[1]
 # RLlib's own: deprecated classes of its own, Gymnasium's registry written to again for every
 # runner, and sockets that it leaves to the collector.
 pytestmark = [
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::FutureWarning"),
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore:.*Overriding environment rllib-single-agent"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.filterwarnings(
+        "ignore::DeprecationWarning",
+        "ignore::FutureWarning",
+        "ignore::ResourceWarning",
+        "ignore:.*Overriding environment rllib-single-agent",
+        "ignore::pytest.PytestUnraisableExceptionWarning",
+        "error:::personalllm_env",  # the last one counts: ours stay errors
+    ),
 ]
 LEAVE = {"leave": {"threshold": 0.5, "probability": 0.4}}
 KINDS = {
@@ -176,6 +179,15 @@ def test_a_missing_library_is_named(monkeypatch):
         RLlibAgent(tiny_tasks()["reward"].prior_knowledge(), path="anywhere")
 
 
+def test_a_recurrent_module_is_refused():
+    class Recurrent:
+        def is_stateful(self):
+            return True
+
+    with pytest.raises(ValueError, match="a recurrent RLModule cannot be an agent"):
+        ModulePolicy(Recurrent())
+
+
 SIZES = {"train_batch_size_per_learner": 120, "minibatch_size": 60, "num_epochs": 1}
 
 
@@ -204,6 +216,13 @@ def test_ppo_with_a_remote_runner_and_its_checkpoint_as_an_agent(saved, cluster,
     with torch.no_grad():
         logits = module.forward_inference({"obs": torch.as_tensor(seen)})["action_dist_inputs"]
     np.testing.assert_array_equal(agent._policy.act(seen), logits.argmax(-1).numpy())
+    duel = tiny_tasks()["duel"].prior_knowledge()
+    for prior, belief, wrong in (
+        (task.prior_knowledge(), 0.0, r"another shape than this task's.*\(History, Belief\)"),
+        (duel, 3.0, "was trained to choose from Discrete"),
+    ):
+        with pytest.raises(ValueError, match=wrong):
+            RLlibAgent(prior, path=str(path), belief=belief)
     with pytest.raises(ValueError, match="is no checkpoint of an RLlib algorithm"):
         RLlibAgent(task.prior_knowledge(), path=str(tmp_path))
 

@@ -205,7 +205,8 @@ def test_infos_on_request():
                 assert row["prompt"] == info["prompt"][b]
                 assert set(row) == {"utility", "prompt"}
     assert ends > 4
-    wrong = native(TASKS["reward"], info=["utlity"])
+    assert native(TASKS["reward"], parts=Belief()).parts  # one will do, as for the wrappers
+    wrong = native(TASKS["reward"], info="utlity")
     with pytest.raises(ValueError, match="info has no utlity; it has utility, prompt, user"):
         wrong.reset()
 

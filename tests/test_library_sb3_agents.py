@@ -238,9 +238,21 @@ def test_what_is_no_agents_file(tmp_path):
     model, _ = trained("PPO")
     model.save(tmp_path / "plain")
     (tmp_path / "text.zip").write_text("no archive")
-    for name in ("plain", "text"):
-        with pytest.raises(ValueError, match=r"save the model with .*save_agent"):
-            SB3Agent(prior, path=str(tmp_path / name))
+    with pytest.raises(ValueError, match=r"save the model with .*save_agent"):
+        SB3Agent(prior, path=str(tmp_path / "plain"))
+    with pytest.raises(ValueError, match=r"text.zip is no model .* expected .* save_agent"):
+        SB3Agent(prior, path=str(tmp_path / "text"))
+    (tmp_path / "folder.zip").mkdir()
+    for path in (str(tmp_path / "folder"), ""):
+        with pytest.raises(FileNotFoundError, match="there is no model at"):
+            SB3Agent(prior, path=path)
+
+
+def test_no_agent_is_shown_ids(tmp_path):
+    env = make_sb3(num_envs=2, settings={"bank": tiny_bank(), "observation": "ids"})
+    model = sb3.PPO("MultiInputPolicy", env, device="cpu")
+    with pytest.raises(ValueError, match=r"no agent is shown .*prompt.* alone"):
+        save_agent(model, tmp_path / "model")
 
 
 def test_what_does_not_fit_the_task(tmp_path):

@@ -146,10 +146,19 @@ def test_infos_by_name():
     env = torchrl_env(vector(), info=["user", "prompt"])
     check_env_specs(env)
     assert env.rollout(2)["next", "prompt"].dtype == torch.int64
+    assert (
+        torchrl_env(vector(), info="prompt").rollout(2)["next", "prompt"].dtype == torch.int64
+    )
     bare = torchrl_env(vector(), info=[]).rollout(2)
     assert bare.get("utility", None) is None
     with pytest.raises(ValueError, match="info has no 'regret'; it has utility, prompt, user"):
         torchrl_env(vector(), info=["regret"])
+
+
+def test_texts_are_not_for_it():
+    env = gym.make_vec("PersonalLLM/Generate-v0", 2, autoreset_mode="DISABLED")
+    with pytest.raises(ValueError, match=r"no actions of AnyText.*personal_chat_env"):
+        torchrl_env(env)
 
 
 def test_gymnasiums_wrappers_may_stand_between():

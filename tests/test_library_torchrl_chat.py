@@ -180,6 +180,10 @@ def test_bad_input(problem):
         written(data.exclude("history"))
     with pytest.raises(ValueError, match="num_envs must be a multiple of group=3, got 4"):
         personal_chat_env(problem, 8, seed=1, num_envs=4, group=3)
+    with pytest.raises(
+        ValueError, match="num_rows must be at least 1, got 0"
+    ):  # no endless loop
+        personal_chat_env(problem, 0, seed=1, num_envs=4)
 
 
 def test_the_transform_on_an_environment_of_ones_own(problem):

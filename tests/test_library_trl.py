@@ -162,6 +162,8 @@ def test_conversations_ask_different_prompts_and_tell_of_none_of_them(bank):
         ({"num_rows": 0}, "num_rows must be at least 1, got 0"),
         ({"num_eval_rows": 0}, "num_eval_rows must be at least 1"),
         ({"anybody": 1.5}, "anybody is a share"),
+        ({"anybody": 0.5}, "set user_tokens=True"),
+        ({"words": 0}, "words must be at least 1, got 0"),
         ({"horizon": 2, "conversational": False}, "needs chats"),
         ({"horizon": 0}, "horizon must be"),
         ({"user_tokens": True}, "users who recur: a UserPopulation"),

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import personalllm_env as pe
+from personalllm_env.generation.asking import value_texts
 
 vf = pytest.importorskip("verifiers.v1")
 ROOT = Path(__file__).parents[1]
@@ -77,7 +78,6 @@ def test_rows_are_users_who_ask(bank):
         assert task.data.prompt.endswith(task.data.question)
         assert task.data.prompt.count("I liked this answer: ") == 2
         assert sum(task.data.user_weights) == pytest.approx(1, abs=1e-5)
-        assert not any(f"{w:.6f}" in task.data.prompt for w in task.data.user_weights)
     assert len({task.data.user_weights for task in tasks}) == 6
     again = list(taskset(num_tasks=6, past=2, words=5, seed=1))
     assert [task.hash for task in again] == [task.hash for task in tasks]
@@ -85,6 +85,7 @@ def test_rows_are_users_who_ask(bank):
     assert not {task.hash for task in other} & {task.hash for task in tasks}
     held = list(taskset(num_tasks=6, split="test"))
     assert all(task.data.prompt_row in bank.prompts("test") for task in held)
+    assert all(task.data.prompt == task.data.question for task in held)  # who asks is hidden
 
 
 @pytest.mark.parametrize(
@@ -107,8 +108,15 @@ def test_unknown_settings_are_refused():
         taskset(horizon=3)
 
 
-def test_scores_and_reward_are_those_of_generate(bank):
-    """Without a run: a trace is made by hand."""
+def test_scores_and_reward_are_those_of_generate(bank, monkeypatch):
+    """Without a run: a trace is made by hand. A text is scored once, for both."""
+    scored = []
+
+    def counted(problem, prompts, texts, weights):
+        scored.extend(texts)
+        return value_texts(problem, prompts, texts, weights)
+
+    monkeypatch.setattr("personalllm_env.adapters.verifiers.value_texts", counted)
     [task] = taskset(num_tasks=1)
     long = " ".join(bank.texts.responses[0])
     assert len(long) > 4000
@@ -122,6 +130,8 @@ def test_scores_and_reward_are_those_of_generate(bank):
         value, scores = utility(bank, task.data.model_dump(), text)
         assert trace.reward == value
         assert trace.metrics == dict(zip(bank.reward_models, scores.tolist(), strict=True))
+        assert scored.pop() == text.strip()
+        assert not scored
 
 
 def test_the_command_runs_against_an_endpoint(bank, tmp_path):

@@ -97,3 +97,10 @@ def test_a_second_run_remembers_nothing():
     agent = Greedy(prior_for(Greedy, task))
     first = run(agent, task, num_users=3, seed=0).utility
     np.testing.assert_array_equal(first, run(agent, task, num_users=3, seed=0).utility)
+
+
+def test_too_few_responses_are_not_taken_for_fewer_users():
+    policy = Projection(TASKS["duel"].bank.num_responses, 1)
+    agent = PolicyAgent(prior_for(PolicyAgent, TASKS["duel"]), policy=policy, flat=True)
+    with pytest.raises(ValueError, match=r"size 4 into shape \(4,2\)"):
+        run(agent, TASKS["duel"], num_users=4, seed=0)

@@ -51,6 +51,6 @@ def collector(steps: int = 3200) -> Row:
 
 def dqn() -> Row:
     """Measures the example."""
-    words, seconds = example("tianshou_dqn")
+    words, speed = example("tianshou_dqn")
     ran = f"DQN, DummyVectorEnv of {NUM}, flat observations with a belief"
-    return Row("tianshou", version("tianshou"), ran, round(12_000 / seconds), "", learnt(words))
+    return Row("tianshou", version("tianshou"), ran, round(speed), "", learnt(words))

@@ -62,7 +62,7 @@ def example(name: str, *arguments: str) -> tuple[str, float]:
     """Runs an example whole, with its looks at fresh users and without its imports.
 
     Returns:
-        What it learnt, in words, and seconds.
+        What it learnt, in words, and environment steps per second of the whole of it.
     """
     main = runpy.run_path(str(_EXAMPLES / f"{name}.py"))["main"]
     with (
@@ -77,7 +77,7 @@ def example(name: str, *arguments: str) -> tuple[str, float]:
     if numbers is None:
         raise RuntimeError(f"example {name} said something else: {words!r}")
     before, steps, gain, error = numbers.groups()
-    return f"{before} before, {gain} ± {error} after {int(steps):,} steps", seconds
+    return f"{before} before, {gain} ± {error} after {int(steps):,} steps", int(steps) / seconds
 
 
 def linucb() -> str:

@@ -6,15 +6,19 @@ latter, equal bit for bit to what the wrapped vector environment would have show
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, TypeAlias
 
 import numpy as np
+from gymnasium import spaces
 from jaxtyping import Float, Int
 
 from personalllm_env.envs.augmentations import Augmentation, Obs
 from personalllm_env.types import Action, Feedback, Observation, PriorKnowledge
+
+Parts: TypeAlias = Augmentation | Sequence[Augmentation]
+"""What observations carry besides: one or several, as the wrappers take them."""
 
 
 class Policy(Protocol):
@@ -39,6 +43,11 @@ class Policy(Protocol):
         ...
 
 
+def several(parts: Parts) -> tuple[Augmentation, ...]:
+    """Returns the parts, of which there may be one."""
+    return tuple(parts) if isinstance(parts, Sequence) else (parts,)
+
+
 class Sight:
     """What ``VectorFlat(VectorAugmented(PersonalVectorEnv(...), parts))`` would show now.
 
@@ -48,11 +57,9 @@ class Sight:
         flat: Whether observations are laid flat, as by ``VectorFlat``.
     """
 
-    def __init__(
-        self, prior: PriorKnowledge, parts: Sequence[Augmentation] = (), *, flat: bool = False
-    ) -> None:
+    def __init__(self, prior: PriorKnowledge, parts: Parts = (), *, flat: bool = False) -> None:
         self._prior, self._flat = prior, flat
-        self._parts = deepcopy(list(parts))
+        self._parts = deepcopy(several(parts))
 
     def reset(self, num_users: int) -> None:
         """Begins an episode for B users."""
@@ -119,7 +126,7 @@ class PolicyAgent:
         prior: PriorKnowledge,
         *,
         policy: Policy,
-        parts: Sequence[Augmentation] = (),
+        parts: Parts = (),
         flat: bool = False,
     ) -> None:
         self._num_shown, self._policy = prior.num_shown, policy
@@ -133,10 +140,72 @@ class PolicyAgent:
     def act(self, observation: Observation) -> Action:
         """Returns what the policy shows."""
         chosen = self._policy.act(self._sight.look(observation))
-        action = np.asarray(chosen).reshape(-1, self._num_shown)
+        action = np.asarray(chosen).reshape(len(observation.prompt_features), self._num_shown)
         self._sight.acted(action)
         return action
 
     def update(self, observation: Observation, action: Action, feedback: Feedback) -> None:
         """Takes down what was said, for the policy to see next."""
         self._sight.heard(feedback)
+
+
+def check_fit(
+    expected: Any, chooses: Any, sight: Sight, prior: PriorKnowledge, path: str
+) -> None:
+    """Checks that a task is of the shape that a model was trained on.
+
+    Args:
+        expected: The space of the model's observations.
+        chooses: The space of its actions.
+        sight: What it would be shown.
+        prior: What is known of the task.
+        path: Where the model is, for the error.
+
+    Raises:
+        ValueError: If it is not.
+    """
+    k, s = prior.num_responses, prior.num_shown
+    does = spaces.Discrete(k) if s == 1 else spaces.MultiDiscrete([k] * s)
+    if chooses != does:
+        raise ValueError(
+            f"{path} was trained to choose from {chooses}; this task needs {does} "
+            f"({k} responses, {s} shown)"
+        )
+    users = isinstance(expected, spaces.Dict) and "user" in expected.spaces
+    sight.reset(1)
+    seen = sight.look(_nothing(prior, recognise=users))
+    wanted, there = _shapes(expected), _shapes(seen)
+    if wanted != there:
+        names = sorted(
+            name for name in {*wanted, *there} if wanted.get(name) != there.get(name)
+        )
+        differ = "; ".join(
+            f"{n}: {wanted.get(n, 'none')} trained, {there.get(n, 'none')} here" for n in names
+        )
+        raise ValueError(
+            f"{path} was trained on observations of another shape than this task's; {differ}: "
+            "the task is another one, or what observations carry besides (History, Belief)"
+        )
+
+
+def _nothing(prior: PriorKnowledge, *, recognise: bool) -> Observation:
+    """Returns an observation of the task's shapes, one user's."""
+    k, d = prior.num_responses, prior.num_features
+    scores = np.zeros((1, k, prior.num_reward_models), np.float32) if prior.white_box else None
+    one = np.zeros(1, np.int64)
+    return Observation(
+        one,
+        np.zeros((1, d), np.float32),
+        np.zeros((1, k, d), np.float32),
+        one if recognise else None,
+        scores,
+    )
+
+
+def _shapes(seen: Any) -> dict[str, tuple[int, ...]]:
+    """Returns the shapes of one row's entries, from a space or a batch of one."""
+    if isinstance(seen, spaces.Dict):
+        return {name: space.shape or () for name, space in seen.spaces.items()}
+    if isinstance(seen, Mapping):
+        return {name: value.shape[1:] for name, value in seen.items()}
+    return {"all": (seen.shape or ()) if isinstance(seen, spaces.Space) else seen.shape[1:]}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,7 @@ import numpy as np
 from gymnasium.vector import AutoresetMode
 from jaxtyping import Float, Int
 
-from personalllm_env.adapters.policies import PolicyAgent
+from personalllm_env.adapters.policies import Parts, PolicyAgent, Sight, check_fit
 from personalllm_env.envs.augmentations import Augmentation, Belief, History
 from personalllm_env.envs.lockstep import read_mode
 from personalllm_env.envs.single import PersonalEnv
@@ -46,7 +46,7 @@ class Creator:
         utility: Whether the noise-free utility is the reward: the simulator's privilege.
     """
 
-    parts: Sequence[Augmentation] = ()
+    parts: Parts = ()
     flat: bool = True
     utility: bool = False
 
@@ -85,10 +85,18 @@ class ModulePolicy:
 
     Args:
         module: Of an algorithm with discrete actions, such as PPO or DQN, on flat
-            observations.
+            observations, and without a memory of its own.
+
+    Raises:
+        ValueError: If the module is recurrent.
     """
 
     def __init__(self, module: Any) -> None:
+        if module.is_stateful():
+            raise ValueError(
+                "a recurrent RLModule cannot be an agent: train one without a memory "
+                "(use_lstm=False) on observations with History or Belief"
+            )
         self._module = module
         self._torch = require("torch", "rllib")
 
@@ -122,7 +130,8 @@ class RLlibAgent(PolicyAgent):
 
     Raises:
         ImportError: If RLlib is missing or too old.
-        ValueError: If there is no such checkpoint.
+        ValueError: If there is no such checkpoint, its module is recurrent, or it was trained
+            on a task of another shape or with other observations.
     """
 
     def __init__(
@@ -138,4 +147,6 @@ class RLlibAgent(PolicyAgent):
         module = modules.RLModule.from_checkpoint(folder.resolve())
         parts: list[Augmentation] = [History(history)] if history else []
         parts += [Belief(belief)] if belief else []
-        super().__init__(prior, policy=ModulePolicy(module), parts=parts, flat=True)
+        policy, sight = ModulePolicy(module), Sight(prior, parts, flat=True)
+        check_fit(module.observation_space, module.action_space, sight, prior, path)
+        super().__init__(prior, policy=policy, parts=parts, flat=True)

@@ -15,9 +15,9 @@ from typing import Any
 import gymnasium as gym
 from gymnasium.vector import AutoresetMode
 
+from personalllm_env.adapters.policies import Parts
 from personalllm_env.adapters.sb3_agent import SB3Agent, save_agent
 from personalllm_env.adapters.sb3_env import Masks, SB3VecEnv
-from personalllm_env.envs.augmentations import Augmentation
 
 __all__ = ["Masks", "SB3Agent", "SB3VecEnv", "make_sb3", "save_agent"]
 
@@ -27,11 +27,11 @@ def make_sb3(
     num_envs: int = 64,
     *,
     settings: Mapping[str, Any] | None = None,
-    parts: Sequence[Augmentation] = (),
+    parts: Parts = (),
     flat: bool = False,
     utility_reward: bool = False,
     seed: int | None = None,
-    info: Sequence[str] = (),
+    info: str | Sequence[str] = (),
     masks: Masks | None = None,
     monitor: bool = True,
 ) -> SB3VecEnv:

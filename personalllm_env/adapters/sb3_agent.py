@@ -7,16 +7,16 @@ import io
 import os
 import pickle
 import zipfile
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+from gymnasium import spaces
 from jaxtyping import Int
 
-from personalllm_env.adapters.policies import PolicyAgent, Sight
-from personalllm_env.adapters.sb3_checks import check_fit, check_masks, sizes_of
+from personalllm_env.adapters.policies import Parts, PolicyAgent, Sight, check_fit, several
+from personalllm_env.adapters.sb3_checks import check_masks, sizes_of
 from personalllm_env.adapters.sb3_env import Masks, SB3VecEnv
 from personalllm_env.envs.augmentations import Augmentation
 from personalllm_env.extras import require
@@ -49,7 +49,7 @@ def save_agent(
     model: Any,
     path: str | os.PathLike[str],
     *,
-    parts: Sequence[Augmentation] | None = None,
+    parts: Parts | None = None,
     flat: bool | None = None,
 ) -> Path:
     """Saves a model as ``model.save`` does, and with it what its policy was shown.
@@ -86,7 +86,8 @@ def save_agent(
         flat = shown.flat if flat is None else flat
     asked = "action_masks" in inspect.signature(model.predict).parameters
     masks = shown.masks if asked and isinstance(shown, SB3VecEnv) else None
-    saved = _Saved(type(model), tuple(parts), flat, masks, _state(normalise))
+    _check_shown(model.observation_space)
+    saved = _Saved(type(model), several(parts), flat, masks, _state(normalise))
     content = io.BytesIO()
     model.save(content)
     with zipfile.ZipFile(content, "a") as archive:
@@ -95,6 +96,15 @@ def save_agent(
     with written_whole(target) as scratch:
         scratch.write_bytes(content.getvalue())
     return target
+
+
+def _check_shown(space: Any) -> None:
+    """Raises ValueError for observations that no agent is shown."""
+    if isinstance(space, spaces.Dict) and "response_features" not in space.spaces:
+        raise ValueError(
+            f"no agent is shown {', '.join(space.spaces)} alone: train the model with "
+            "observation='features'"
+        )
 
 
 def _base(env: Any) -> Any:
@@ -125,7 +135,7 @@ def _state(normalise: Any) -> dict[str, Any] | None:
 
 def _with_ending(path: str | os.PathLike[str]) -> Path:
     path = Path(path)
-    return path if path.suffix else path.with_suffix(".zip")
+    return path if path.suffix else Path(f"{path}.zip")
 
 
 class SB3Agent(PolicyAgent):
@@ -163,12 +173,17 @@ class SB3Agent(PolicyAgent):
 
 
 def _load(path: Path, device: str) -> tuple[_Saved, Any]:
-    if not path.exists():
+    if not path.is_file():
         raise FileNotFoundError(f"there is no model at {path}")
     try:
         with zipfile.ZipFile(path) as archive:
             content = archive.read(_ENTRY)
-    except (zipfile.BadZipFile, KeyError):
+    except zipfile.BadZipFile:
+        raise ValueError(
+            f"{path} is no model of Stable-Baselines3's, or a damaged one: expected a file "
+            "that save_agent(model, path) wrote"
+        ) from None
+    except KeyError:
         raise ValueError(
             f"{path} does not say what its policy was shown: save the model with "
             "personalllm_env.adapters.sb3.save_agent(model, path) instead of model.save(path)"

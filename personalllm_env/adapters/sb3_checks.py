@@ -11,9 +11,6 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode
 from jaxtyping import Bool
 
-from personalllm_env.adapters.policies import Sight
-from personalllm_env.types import Observation, PriorKnowledge
-
 GymVectorEnv: TypeAlias = "gym.vector.VectorEnv[Any, Any, Any]"
 
 
@@ -93,64 +90,3 @@ def joined_options(options: Iterable[Mapping[str, Any]]) -> dict[str, Any] | Non
         else:
             raise ValueError(f"options[{name!r}] is shared by all rows, which differ in it")
     return joined
-
-
-def check_fit(
-    expected: Any, chooses: Any, sight: Sight, prior: PriorKnowledge, path: str
-) -> None:
-    """Checks that a task is of the shape that a model was trained on.
-
-    Args:
-        expected: The space of the model's observations.
-        chooses: The space of its actions.
-        sight: What it would be shown.
-        prior: What is known of the task.
-        path: Where the model is, for the error.
-
-    Raises:
-        ValueError: If it is not.
-    """
-    k, s = prior.num_responses, prior.num_shown
-    does = spaces.Discrete(k) if s == 1 else spaces.MultiDiscrete([k] * s)
-    if chooses != does:
-        raise ValueError(
-            f"{path} was trained to choose from {chooses}; this task needs {does} "
-            f"({k} responses, {s} shown)"
-        )
-    users = isinstance(expected, spaces.Dict) and "user" in expected.spaces
-    sight.reset(1)
-    seen = sight.look(_nothing(prior, recognise=users))
-    wanted, there = _shapes(expected), _shapes(seen)
-    if wanted != there:
-        names = sorted(
-            name for name in {*wanted, *there} if wanted.get(name) != there.get(name)
-        )
-        differ = "; ".join(
-            f"{n}: {wanted.get(n, 'none')} trained, {there.get(n, 'none')} here" for n in names
-        )
-        raise ValueError(
-            f"{path} was trained on observations of another shape than this task's; {differ}"
-        )
-
-
-def _nothing(prior: PriorKnowledge, *, recognise: bool) -> Observation:
-    """Returns an observation of the task's shapes, one user's."""
-    k, d = prior.num_responses, prior.num_features
-    scores = np.zeros((1, k, prior.num_reward_models), np.float32) if prior.white_box else None
-    one = np.zeros(1, np.int64)
-    return Observation(
-        one,
-        np.zeros((1, d), np.float32),
-        np.zeros((1, k, d), np.float32),
-        one if recognise else None,
-        scores,
-    )
-
-
-def _shapes(seen: Any) -> dict[str, tuple[int, ...]]:
-    """Returns the shapes of one row's entries, from a space or a batch of one."""
-    if isinstance(seen, spaces.Dict):
-        return {name: space.shape or () for name, space in seen.spaces.items()}
-    if isinstance(seen, Mapping):
-        return {name: value.shape[1:] for name, value in seen.items()}
-    return {"all": (seen.shape or ()) if isinstance(seen, spaces.Space) else seen.shape[1:]}

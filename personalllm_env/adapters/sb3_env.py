@@ -11,6 +11,7 @@ import gymnasium as gym
 import numpy as np
 from jaxtyping import Bool, Int
 
+from personalllm_env.adapters.policies import Parts, several
 from personalllm_env.adapters.sb3_checks import (
     GymVectorEnv,
     check_masks,
@@ -18,7 +19,6 @@ from personalllm_env.adapters.sb3_checks import (
     joined_options,
     sizes_of,
 )
-from personalllm_env.envs.augmentations import Augmentation
 from personalllm_env.envs.wrappers import VectorAugmented, VectorFlat, VectorUtilityReward
 from personalllm_env.extras import require
 
@@ -56,7 +56,7 @@ class SB3VecEnv(VecEnv):
 
     Attributes:
         env: The vector environment, wrapped as asked for.
-        parts: As given.
+        parts: As given, in a tuple.
         flat: As given.
         masks: As given.
         plain: Whether ``env`` came unwrapped, so that ``parts`` and ``flat`` tell all.
@@ -70,15 +70,15 @@ class SB3VecEnv(VecEnv):
         self,
         env: GymVectorEnv,
         *,
-        parts: Sequence[Augmentation] = (),
+        parts: Parts = (),
         flat: bool = False,
         utility_reward: bool = False,
-        info: Sequence[str] = (),
+        info: str | Sequence[str] = (),
         masks: Masks | None = None,
         monitor: bool = True,
     ) -> None:
         check_taken(env)
-        self.parts, self.flat, self.masks = tuple(parts), flat, masks
+        self.parts, self.flat, self.masks = several(parts), flat, masks
         self.plain = env is env.unwrapped
         if utility_reward:
             env = VectorUtilityReward(env)
@@ -87,7 +87,8 @@ class SB3VecEnv(VecEnv):
         if flat:
             env = VectorFlat(env)
         self.env, self.spec = env, env.spec
-        self._names, self._monitor = tuple(info), monitor
+        self._names = (info,) if isinstance(info, str) else tuple(info)
+        self._monitor = monitor
         super().__init__(env.num_envs, env.single_observation_space, env.single_action_space)
         self._sizes = sizes_of(env.single_action_space)
         self._began, self._seen = time.time(), None

@@ -21,7 +21,7 @@ else:  # generic only since Gymnasium 1.4
 
 
 def torchrl_env(
-    env: gym.vector.VectorEnv[Any, Any, Any], *, info: Sequence[str] = ("utility",)
+    env: gym.vector.VectorEnv[Any, Any, Any], *, info: str | Sequence[str] = ("utility",)
 ) -> GymWrapper:
     """Returns a vector environment, wrapped or not, as TorchRL's environment of B rows.
 
@@ -34,7 +34,8 @@ def torchrl_env(
 
     Raises:
         ImportError: If TorchRL is missing or too old.
-        ValueError: If the environment resets its rows by itself, or has no such info.
+        ValueError: If the environment resets its rows by itself, has no such info, or its
+            actions are texts.
     """
     mode = env.metadata.get("autoreset_mode")
     if mode is not AutoresetMode.DISABLED:
@@ -44,6 +45,12 @@ def torchrl_env(
             "TorchRL 0.14 takes zeros for the last observation of an episode where "
             "observations are dicts; with NEXT_STEP it refuses.)"
         )
+    if not isinstance(env.single_action_space, gym.spaces.Discrete | gym.spaces.MultiDiscrete):
+        raise ValueError(
+            f"torchrl_env has no actions of {env.single_action_space}: texts are written in "
+            "personalllm_env.adapters.torchrl_chat.personal_chat_env"
+        )
+    info = [info] if isinstance(info, str) else info
     libs = require("torchrl.envs", "torchrl")
     data, torch = require("torchrl.data", "torchrl"), require("torch", "torchrl")
     wrapped = libs.GymWrapper(_Moded(env), categorical_action_encoding=True)

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float
 
 from personalllm_env.extras import require
-from personalllm_env.generation.asking import Asked, draw_asked, value_texts
+from personalllm_env.generation.asking import Asked, draw_asked, reader_weights, value_texts
 from personalllm_env.generation.problem import WritingTask
 
 torch = require("torch", "torchrl")
@@ -90,17 +90,14 @@ class PersonalReward(Transform):  # type: ignore[misc]
         minus: Float[np.ndarray, "M"] | None = None,
     ) -> None:
         super().__init__(in_keys=[], out_keys=["reward", "scores"])
-        num = len(problem.ensemble.reward_models)
-        if minus is not None and np.shape(minus) != (num,):
-            raise ValueError(f"minus must be {num} weights, got shape {np.shape(minus)}")
-        self._problem, self._end, self._minus = problem, end, minus
+        self._problem, self._end = problem, end
+        self._taken = reader_weights(problem, minus)
 
     def _step(self, tensordict: Any, next_tensordict: Any) -> Any:
-        questions, weights = list(tensordict["question"]), tensordict["weights"].numpy()
+        questions = list(tensordict["question"])
+        weights = tensordict["weights"].numpy().astype(np.float64) - self._taken
         texts = written(tensordict, self._end)
-        scores, utility = value_texts(self._problem, questions, texts, weights.astype(float))
-        if self._minus is not None:
-            utility = utility - scores @ self._minus
+        scores, utility = value_texts(self._problem, questions, texts, weights)
         next_tensordict["reward"] = torch.as_tensor(utility, dtype=torch.float32)[:, None, None]
         next_tensordict["scores"] = torch.as_tensor(scores, dtype=torch.float32)
         return next_tensordict
@@ -173,7 +170,7 @@ def personal_chat_env(
         minus: See ``PersonalReward``.
 
     Raises:
-        ValueError: If ``num_envs`` is no multiple of ``group``.
+        ValueError: If ``num_envs`` is no multiple of ``group``, or there are no rows.
     """
     if num_envs < 1 or group < 1 or num_envs % group:
         raise ValueError(f"num_envs must be a multiple of group={group}, got {num_envs}")

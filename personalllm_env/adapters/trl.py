@@ -77,11 +77,13 @@ class PersonalLLMSpec:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("num_rows", "num_eval_rows"):
+        for name in ("num_rows", "num_eval_rows", "words"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if not 0 <= self.anybody <= 1:
             raise ValueError(f"anybody is a share, from 0 to 1; got {self.anybody}")
+        if self.anybody and not self.user_tokens:
+            raise ValueError("anybody is a share of the rows with tokens: set user_tokens=True")
         if self.horizon is not None and not self.conversational:
             raise ValueError(
                 "a conversation (horizon) needs chats, in which tools can be called: leave "

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from personalllm_env.adapters.trl_environment import WritingConversation
-from personalllm_env.generation.asking import value_texts
+from personalllm_env.generation.asking import reader_weights, value_texts
 from personalllm_env.generation.problem import WritingTask
 from personalllm_env.language.chat import Message
 
@@ -51,8 +51,11 @@ def personal_reward(
         minus: Weights of a reader whose utility is taken off, such as the mean of all users:
             what everybody likes alike then earns nothing, and only what sets the user apart
             is learnt. None for the utility itself.
+
+    Raises:
+        ValueError: If ``minus`` has not one weight per reward model.
     """
-    taken = np.zeros(problem.task.bank.num_reward_models) if minus is None else minus
+    taken = reader_weights(problem, minus)
 
     def personal_reward(
         prompts: Sequence[Turns],

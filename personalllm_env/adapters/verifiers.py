@@ -58,18 +58,12 @@ class PersonalLLMTask(vf.Task[PersonalLLMData, vf.State, PersonalLLMTaskConfig])
     @vf.reward  # type: ignore[untyped-decorator]
     async def utility(self, trace: vf.Trace) -> float:
         """Returns what the last reply is worth to the user, as ``Generate-v0`` has it."""
-        problem = _problem(self.config.bank, self.config.ensemble, self.config.max_characters)
-        weights = np.array([self.data.user_weights], np.float32)
-        _, [value] = value_texts(problem, [self.data.question], [trace.last_reply], weights)
-        return float(value)
+        return _valued(self.config, self.data, trace.last_reply)[1]
 
     @vf.metric  # type: ignore[untyped-decorator]
     async def scores(self, trace: vf.Trace) -> dict[str, float]:
         """Returns the standardised score of each reward model."""
-        problem = _problem(self.config.bank, self.config.ensemble, self.config.max_characters)
-        weights = np.array([self.data.user_weights], np.float32)
-        [scores], _ = value_texts(problem, [self.data.question], [trace.last_reply], weights)
-        return dict(zip(problem.ensemble.reward_models, scores.tolist(), strict=True))
+        return _valued(self.config, self.data, trace.last_reply)[0]
 
 
 class PersonalLLMConfig(vf.TasksetConfig):  # type: ignore[misc]
@@ -125,6 +119,30 @@ class PersonalLLMTaskset(vf.Taskset[PersonalLLMTask, PersonalLLMConfig]):  # typ
                 user_weights=tuple(asked.weights[i].tolist()),
             )
             yield PersonalLLMTask(data, config.task)
+
+
+def _valued(
+    config: PersonalLLMTaskConfig, data: PersonalLLMData, text: str
+) -> tuple[dict[str, float], float]:
+    """Returns a text's scores by name, and what it is worth to the row's user."""
+    task = config.bank, config.ensemble, config.max_characters
+    names, scores, value = _scored(*task, data.question, data.user_weights, text)
+    return dict(zip(names, scores, strict=True)), value
+
+
+@lru_cache(maxsize=1024)  # reward and metrics ask for the same scores
+def _scored(
+    bank: str,
+    ensemble: str | None,
+    max_characters: int,
+    question: str,
+    user_weights: tuple[float, ...],
+    text: str,
+) -> tuple[tuple[str, ...], list[float], float]:
+    problem = _problem(bank, ensemble, max_characters)
+    weights = np.array([user_weights], np.float32)
+    [scores], [value] = value_texts(problem, [question], [text], weights)
+    return problem.ensemble.reward_models, scores.tolist(), float(value)
 
 
 @lru_cache(maxsize=4)
