@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from websockets.sync.client import connect
 
 from personalllm_env.adapters.openenv import SelectAction, SelectEnvironment
-from personalllm_env.adapters.openenv.server import listen
+from personalllm_env.adapters.openenv.network import InTime, listen
 
 SETTINGS = {"bank": "text", "horizon": 4, "concentration": 0.05}
 
@@ -45,7 +45,7 @@ def in_thread(app):
     import uvicorn
 
     bound = listen("127.0.0.1", 0)
-    config = uvicorn.Config(app, log_level="error", ws_max_size=2**18, lifespan="on")
+    config = uvicorn.Config(app, log_level="error", http=InTime, lifespan="on")
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]}, daemon=True)
     thread.start()

@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import re
+import runpy
 import socket
 import subprocess
 import sys
@@ -46,8 +47,10 @@ from personalllm_env.adapters.openenv import (
     SelectEnvironment,
     ServerSettings,
     build_app,
+    network,
 )
-from personalllm_env.adapters.openenv.server import listen, read_settings
+from personalllm_env.adapters.openenv.network import listen
+from personalllm_env.adapters.openenv.server import read_settings
 from personalllm_env.cli import app as command_line
 
 ROOT = Path(__file__).parent.parent
@@ -240,7 +243,7 @@ def test_clients_that_vanish_and_messages_too_large(url):
 
 
 def test_two_at_a_time_and_no_more_than_patience_allows():
-    limits = Limits(max_sessions=2, idle_seconds=1.5, request_seconds=0.5)
+    limits = Limits(max_sessions=2, idle_seconds=1.0, request_seconds=0.5)
     server = ServerSettings(settings=SETTINGS, limits=limits)
     with in_thread(build_app(server)) as where, socket_to(where) as two:
         with socket_to(where) as one:
@@ -249,7 +252,7 @@ def test_two_at_a_time_and_no_more_than_patience_allows():
             with socket_to(where) as third:
                 answer = json.loads(third.recv(timeout=20))
                 assert answer["data"]["code"] == "CAPACITY_REACHED"
-        end = time.monotonic() + 2.5  # one that is not idle outlives the limit
+        end = time.monotonic() + 1.5  # one that is not idle outlives the limit
         while time.monotonic() < end:
             assert ask(two, reset_message(seed=2))["type"] == "observation"
             time.sleep(0.1)
@@ -262,6 +265,51 @@ def test_two_at_a_time_and_no_more_than_patience_allows():
         with socket.create_connection((host, int(port)), timeout=20) as slow:
             slow.sendall(b"POST /reset HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{")
             assert b" 408 " in slow.recv(4096)
+
+
+def test_heads_that_do_not_arrive_in_time(monkeypatch):
+    monkeypatch.setattr(network, "_HEAD_SECONDS", 0.3)
+    head = b"GET /ws HTTP/1.1\r\nHost: x\r\n"
+    whole = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
+    with in_thread(build_app(ServerSettings(settings=SETTINGS))) as where:
+        host, port = where.removeprefix("http://").split(":")
+        for first in (b"", head, whole + head):
+            with (
+                socket.create_connection((host, int(port)), timeout=20) as slow,
+                socket_to(where) as other,
+            ):
+                slow.sendall(first)
+                time.sleep(0.2)
+                slow.sendall(b"X: y" if first else b"GET")  # a drop now and then is no help
+                found, began = b"", time.monotonic()
+                while part := slow.recv(4096):
+                    found += part
+                assert time.monotonic() - began < 3, "not uvicorn's patience, of 5 seconds"
+                assert (b"healthy" in found) == (first == whole + head)
+                time.sleep(0.1)  # the websocket, too, is older than that now
+                assert ask(other, reset_message(seed=1))["type"] == "observation"
+
+
+def test_sessions_share_what_was_checked_once(monkeypatch):
+    from personalllm_env.adapters.openenv import server
+    from personalllm_env.rewards import for_bank
+
+    checked, check = [], for_bank.check_scores
+    monkeypatch.setattr(
+        for_bank, "check_scores", lambda *arguments: checked.append(check(*arguments))
+    )
+    wanted = {"horizon": 2, "past": 1, "max_conversation": 30}
+    factory = server._KINDS["generate"][0](ServerSettings("generate", wanted))
+    one, two = factory(), factory()
+    assert (len(checked), one.problem) == (1, two.problem)
+    one.reset(seed=1)
+    assert two.reset(seed=0) == GenerateEnvironment(wanted).reset(
+        seed=0, episode_id=two.state.episode_id
+    )
+    with pytest.raises(ValueError, match="problem must be a WritingTask"):
+        GenerateEnvironment({"problem": 3})
+    with pytest.raises(ValueError, match="beside bank"):
+        GenerateEnvironment({"problem": one.problem, "bank": "text"})
 
 
 def test_a_client_that_does_not_read_loses_its_session_alone():
@@ -345,31 +393,19 @@ def test_settings_of_a_server(text, words):
         read_settings(text)
 
 
-def test_the_space_serves():
+def test_the_space_serves(monkeypatch):
     """The folder that is pushed to the hub, run as its Dockerfile runs it."""
-    with listen("127.0.0.1", 0) as free:
-        port = free.getsockname()[1]
-    environment = {**os.environ, "PERSONALLLM_OPENENV": '{"settings": {"horizon": 2}}'}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "server.app", "--port", str(port)],
-        cwd=ROOT / "examples" / "openenv",
-        env=environment,
-    )
-    try:
-        end = time.monotonic() + 60
-        while True:
-            try:
-                httpx.get(f"http://127.0.0.1:{port}/health", trust_env=False).raise_for_status()
-                break
-            except httpx.HTTPError:
-                assert process.poll() is None
-                assert time.monotonic() < end
-                time.sleep(0.1)
-        found = play(SelectClient(base_url=f"http://127.0.0.1:{port}").sync(), 1, shows, 2)
-        assert found[-1][1] is True
-    finally:
-        process.terminate()
-        process.wait(timeout=20)
+    served_at = []
+    monkeypatch.setattr(network, "serve", lambda *arguments: served_at.append(arguments))
+    monkeypatch.setenv("PERSONALLLM_OPENENV", '{"settings": {"horizon": 2}}')
+    monkeypatch.setattr(sys, "argv", ["app.py", "--host", "0.0.0.0", "--port", "0"])
+    runpy.run_path(str(ROOT / "examples/openenv/server/app.py"), run_name="__main__")
+    [(app, bound)] = served_at
+    with bound:
+        assert bound.getsockname()[0] == "0.0.0.0"
+    with in_thread(app) as where:
+        found = play(SelectClient(base_url=where).sync(), 1, shows, 2)
+    assert found[-1][1] is True
 
 
 def test_the_page_is_right(url):
@@ -388,7 +424,7 @@ def test_the_example_learns(tmp_path):
             sys.executable,
             str(ROOT / "examples" / "libraries" / "openenv_client.py"),
             "out.png",
-            "96",
+            "48",
         ],
         cwd=tmp_path,
         env=environment,

@@ -33,7 +33,7 @@ from personalllm_env.adapters.openenv import (
     SelectEnvironment,
 )
 from personalllm_env.adapters.openenv.guard import Guard, Limits
-from personalllm_env.adapters.openenv.server import listen, serve
+from personalllm_env.adapters.openenv.network import listen, serve
 
 HORIZON, REPEATS, STEPS, SESSIONS = 50, 6, 600, 8
 EXAMPLE = Path(__file__).parents[2] / "examples" / "libraries" / "openenv_client.py"

@@ -47,8 +47,8 @@ def serve(
     console = plain_console()
     try:
         from personalllm_env.adapters.openenv import Limits, ServerSettings, build_app
-        from personalllm_env.adapters.openenv.server import listen
-        from personalllm_env.adapters.openenv.server import serve as serve_at
+        from personalllm_env.adapters.openenv.network import listen
+        from personalllm_env.adapters.openenv.network import serve as serve_at
 
         chosen: dict[str, Any] = {"bank": bank, "horizon": horizon}
         chosen["concentration"] = concentration

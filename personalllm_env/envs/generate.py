@@ -72,6 +72,13 @@ class GenerateEnv(gym.Env[Obs, Any]):
         settings: ``population``, ``concentration``, ``feedback``, ``horizon``, ``split``,
             ``user_split``, ``prompts_per_episode``, ``drift`` and ``recognise``, as for
             ``PersonalEnv``.
+        problem: What all settings of the task, from ``bank`` to ``max_characters`` and
+            ``settings``, describe, made already: environments may share it.
+
+    Attributes:
+        problem: What is asked, who reads it, and what scores it.
+        task: The decision problem.
+        session: The clock, and the episode under way with all that is hidden in it.
 
     Raises:
         ValueError: If a setting is unknown, out of range or does not fit the bank.
@@ -89,18 +96,27 @@ class GenerateEnv(gym.Env[Obs, Any]):
         prompt_features: bool = False,
         row: int = 0,
         render_mode: str | None = None,
+        problem: WritingTask | None = None,
         **settings: Any,
     ) -> None:
         if render_mode not in (None, *self.metadata["render_modes"]):
             modes = ", ".join(self.metadata["render_modes"])
             raise ValueError(f"render_mode must be one of {modes}, got {render_mode!r}")
         check_writing_names(settings, type(self).__init__)
-        self.problem: WritingTask = writing_task_from_settings(**settings)
+        if problem is None:
+            problem = writing_task_from_settings(**settings)
+        elif settings or not isinstance(problem, WritingTask):
+            raise ValueError(
+                "problem must be a WritingTask, in place of what describes one; got "
+                f"{problem!r:.60} beside {', '.join(settings) or 'nothing'}"
+            )
+        self.problem: WritingTask = problem
         self.task: Task = self.problem.task
         self.render_mode = render_mode
         self._rows = WritingRows(
             self.problem, np.array([row]), max_conversation, prompt_features=prompt_features
         )
+        self.session = self._rows.session
         self.observation_space = writing_observation_space(
             self.problem, max_conversation, prompt_features=prompt_features
         )
@@ -143,14 +159,14 @@ class GenerateEnv(gym.Env[Obs, Any]):
         feedback, known = self._rows.serve(written, None)
         said = self.task.feedback.encode(feedback, self.task.bank.num_responses)
         obs = self._rows.observe(said, feedback.heard.astype(np.float32))
-        left, truncated = bool(feedback.left[0]), bool(self._rows.session.over()[0])
+        left, truncated = bool(feedback.left[0]), bool(self.session.over()[0])
         self._under_way = not (left or truncated)
         if self.render_mode == "human":
             self.render()
         return _row(obs), float(feedback.reward[0]), left, truncated, self._info(known)
 
     def _info(self, known: Known) -> dict[str, Any]:
-        info = report(self._rows.session, known)
+        info = report(self.session, known)
         return {name: _plain(values[0]) for name, values in info.items()}
 
     def render(self) -> Any:
@@ -162,7 +178,7 @@ class GenerateEnv(gym.Env[Obs, Any]):
         if self.render_mode is None:
             gym.logger.warn("nothing is rendered: the environment has no render_mode")
             return None
-        if self._rows.session.seed is None:
+        if self.session.seed is None:
             raise gym.error.ResetNeeded("call reset() before render()")
         return render(_scene(self._rows), self.render_mode, most_lines=8)
 

@@ -75,6 +75,10 @@ class PersonalEnv(gym.Env[Obs, Any]):
         row: Which row of a vector env this env equals.
         render_mode: ``"ansi"``, ``"human"`` or ``"rgb_array"``.
 
+    Attributes:
+        task: The decision problem.
+        session: The clock, and the episode under way with all that is hidden in it.
+
     Raises:
         ValueError: If a setting is unknown, out of range or does not fit the bank.
     """
@@ -108,7 +112,7 @@ class PersonalEnv(gym.Env[Obs, Any]):
         k, s = self.task.bank.num_responses, self.task.num_shown
         self.action_space = spaces.Discrete(k) if s == 1 else spaces.MultiDiscrete([k] * s)
         self._actions = np.ascontiguousarray(np.indices((k,) * s).reshape(s, -1).T)
-        self._session = Session(self.task, np.array([row]), regret=regret)
+        self.session = Session(self.task, np.array([row]), regret=regret)
         self._width = self.task.feedback.width(k)
         self._t: int | None = None
         self._scene: Scene | None = None
@@ -133,7 +137,7 @@ class PersonalEnv(gym.Env[Obs, Any]):
         return self._observe(0, self._silent.copy(), heard=False), self._info(0, 0.0, 0.0)
 
     def _begin(self, seed: int | None, fixed: Fixed) -> None:
-        session, horizon = self._session, self.task.horizon
+        session, horizon = self.session, self.task.horizon
         session.begin(seed, fixed=fixed)
         at = (np.arange(horizon + 1), np.zeros(horizon + 1, dtype=np.int64))
         self._seen = core.observe(self.task, session.episodes, at)
@@ -171,7 +175,7 @@ class PersonalEnv(gym.Env[Obs, Any]):
         if t is None:
             raise gym.error.ResetNeeded("call reset() before step(): no episode is under way")
         if t >= self._outcomes.last:
-            self._outcomes = Outcomes(self._session, t, self._actions)
+            self._outcomes = Outcomes(self.session, t, self._actions)
         return self._outcomes
 
     def _number(self, action: Any) -> int:
@@ -214,12 +218,12 @@ class PersonalEnv(gym.Env[Obs, Any]):
         return obs
 
     def _order(self, t: int) -> Int[np.ndarray, "K"]:
-        order = self._session.episodes.order
+        order = self.session.episodes.order
         return np.arange(self.task.bank.num_responses) if order is None else order[t, 0]
 
     def _info(self, t: int, utility: float, regret: float) -> dict[str, Any]:
         info = {"utility": utility, "prompt": self._prompt[t], "user": self._user}
-        if self._session.regret:
+        if self.session.regret:
             info["regret"] = regret
         return info
 

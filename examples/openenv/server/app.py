@@ -2,7 +2,8 @@
 
 import argparse
 
-from personalllm_env.adapters.openenv.server import app_from_environment, listen, serve
+from personalllm_env.adapters.openenv.network import listen, serve
+from personalllm_env.adapters.openenv.server import app_from_environment
 
 app = app_from_environment()
 

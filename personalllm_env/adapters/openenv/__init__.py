@@ -17,7 +17,6 @@ from personalllm_env.adapters.openenv.models import (
 )
 from personalllm_env.adapters.openenv.rubrics import UserRubric
 from personalllm_env.adapters.openenv.server import ServerSettings, build_app
-from personalllm_env.adapters.openenv.tasks import TaskList
 from personalllm_env.adapters.openenv.writing import GenerateEnvironment
 
 __all__ = [
@@ -32,7 +31,6 @@ __all__ = [
     "SelectEnvironment",
     "SelectObservation",
     "ServerSettings",
-    "TaskList",
     "UserRubric",
     "build_app",
 ]

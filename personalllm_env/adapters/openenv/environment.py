@@ -14,18 +14,17 @@ from personalllm_env.adapters.openenv.episode import (
     begin,
     hidden,
     refused,
+    told,
     user_of,
     weights_of,
-    what_was_said,
 )
 from personalllm_env.adapters.openenv.models import (
     PersonalState,
     SelectAction,
     SelectObservation,
 )
-from personalllm_env.adapters.openenv.resets import RequestError, read_reset
+from personalllm_env.adapters.openenv.resets import ListedTasks, RequestError, read_reset
 from personalllm_env.adapters.openenv.rubrics import Candidates, UserRubric
-from personalllm_env.adapters.openenv.tasks import ListedTasks, TaskList
 from personalllm_env.data import load_bank
 from personalllm_env.envs.single import PersonalEnv
 
@@ -57,7 +56,7 @@ class SelectEnvironment(
         diagnostics: Whether ``metadata`` and ``state`` tell what is hidden.
         utility_reward: Whether the reward is the noise-free utility, the simulator's
             privilege, in place of what the user reports.
-        tasks: What can be listed.
+        num_tasks: How many tasks each split lists.
 
     Raises:
         ValueError: If a setting is unknown, means nothing here, or does not fit.
@@ -72,7 +71,7 @@ class SelectEnvironment(
         features: bool | None = None,
         diagnostics: bool = False,
         utility_reward: bool = False,
-        tasks: TaskList = TaskList(),
+        num_tasks: int = 1000,
     ) -> None:
         super().__init__()
         settings = {"bank": "text"} | dict(settings or {})
@@ -89,7 +88,7 @@ class SelectEnvironment(
         self._env = PersonalEnv(texts=self._texts, white_box=True, **settings)
         self._task, self._diagnostics = self._env.task, diagnostics
         self._utility_reward = utility_reward
-        self.tasks, self._clock = tasks, Clock(self._env.task.horizon)
+        self.tasks_per_split, self._clock = num_tasks, Clock(self._task.horizon)
         self._user: UserRubric | None = None
 
     def reset(
@@ -106,7 +105,7 @@ class SelectEnvironment(
             RequestError: If a keyword is unknown or does not fit; nothing has happened then.
         """
         request = read_reset({"seed": seed, "episode_id": episode_id, **kwargs})
-        obs = begin(self._env, request, self.tasks)
+        obs = begin(self._env, request, self)
         self._clock.begin(request.episode_id)
         self._next = obs["privileged_scores"]
         self._question = Candidates(self._next)
@@ -115,7 +114,7 @@ class SelectEnvironment(
 
     def _meet(self) -> None:
         """Makes the rubric of the user as they are now."""
-        episodes = self._env._session.episodes
+        episodes = self._env.session.episodes
         self.rubric = self._user = user_of(self._task, episodes, self._clock.t, self._question)
 
     async def reset_async(
@@ -166,20 +165,12 @@ class SelectEnvironment(
     def _observation(
         self, obs: dict[str, Any], reward: float | None, metadata: dict[str, Any]
     ) -> SelectObservation:
-        said = what_was_said(self._task, obs)
         return SelectObservation(
             prompt=obs.get("prompt_text"),
             responses=list(obs["response_texts"]) if self._texts else None,
             prompt_features=obs["prompt_features"].tolist() if self._features else None,
             response_features=obs["response_features"].tolist() if self._features else None,
-            said=said,
-            heard=bool(said),
-            step=self._clock.t,
-            horizon=self._clock.horizon,
-            user=int(obs["user"]) if "user" in obs else None,
-            reward=reward,
-            done=self._clock.done,
-            metadata=metadata,
+            **told(self._task, self._clock, obs, reward, metadata),
         )
 
     @property

@@ -10,9 +10,8 @@ import gymnasium as gym
 from openenv.core.rubrics import Rubric
 
 from personalllm_env.adapters.openenv.models import PersonalState
-from personalllm_env.adapters.openenv.resets import RequestError, ResetRequest
+from personalllm_env.adapters.openenv.resets import ListedTasks, RequestError, ResetRequest
 from personalllm_env.adapters.openenv.rubrics import Question, UserRubric
-from personalllm_env.adapters.openenv.tasks import TaskList
 from personalllm_env.core import Episodes, weights_at
 from personalllm_env.task import Task
 
@@ -62,7 +61,7 @@ def hidden(utility: float, user: UserRubric | None) -> dict[str, Any]:
     return {"utility": utility, "scores": {} if user is None else last_scores(user)}
 
 
-def begin(env: gym.Env[Any, Any], request: ResetRequest, tasks: TaskList) -> dict[str, Any]:
+def begin(env: gym.Env[Any, Any], request: ResetRequest, tasks: ListedTasks) -> dict[str, Any]:
     """Begins an episode of a Gymnasium environment and returns its observation.
 
     Raises:
@@ -71,7 +70,7 @@ def begin(env: gym.Env[Any, Any], request: ResetRequest, tasks: TaskList) -> dic
     seed = request.seed
     try:
         if request.index is not None:
-            seed = tasks.seed(str(request.split), request.index)
+            seed = tasks.get_task(str(request.split), request.index)["seed"]
         obs, _ = env.reset(seed=seed, options=request.options())
     except (ValueError, IndexError) as error:
         raise RequestError(f"reset: {error}") from None
@@ -98,9 +97,25 @@ def weights_of(user: UserRubric | None) -> dict[str, float] | None:
     return dict(zip(names, user.weights, strict=True))
 
 
-def what_was_said(task: Task, obs: Mapping[str, Any]) -> dict[str, float]:
-    """Returns what an observation says the user said, by channel; {} in silence."""
-    if not obs["heard"][0]:
-        return {}
-    told = task.feedback.decode(obs["feedback"][None], task.bank.num_responses)
-    return {channel: float(value[0]) for channel, value in told.items()}
+def told(
+    task: Task,
+    clock: Clock,
+    obs: Mapping[str, Any],
+    reward: float | None,
+    metadata: dict[str, Any],
+) -> dict[str, Any]:
+    """Returns what observations of both kinds tell: what was said, by whom, and when."""
+    said: dict[str, float] = {}
+    if obs["heard"][0]:
+        heard = task.feedback.decode(obs["feedback"][None], task.bank.num_responses)
+        said = {channel: float(value[0]) for channel, value in heard.items()}
+    return {
+        "said": said,
+        "heard": bool(said),
+        "step": clock.t,
+        "horizon": clock.horizon,
+        "user": int(obs["user"]) if "user" in obs else None,
+        "reward": reward,
+        "done": clock.done,
+        "metadata": metadata,
+    }

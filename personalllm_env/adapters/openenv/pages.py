@@ -10,6 +10,8 @@ from typing import Any
 from openenv.core.env_server.types import EnvironmentMetadata
 
 _LABEL = 60  # characters of a candidate on its button
+# As wide as OpenEnv's column: its box would grow with the longest line.
+_STYLE = "max-width: min(34em, 80vw); overflow-wrap: anywhere"
 
 
 def candidate_buttons(observation: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
@@ -52,7 +54,7 @@ def _page(observation: Mapping[str, Any], body: str) -> str:
         asked = _paragraphs(str(observation.get("prompt") or ""))
         head = f"<p>Interaction {step + 1} of {horizon}. The user asks:</p>"
         head += f"<blockquote>{asked}</blockquote>"
-    return f"<div>{_said(observation)}{head}{body}</div>"
+    return f'<div style="{_STYLE}">{_said(observation)}{head}{body}</div>'
 
 
 def _said(observation: Mapping[str, Any]) -> str:

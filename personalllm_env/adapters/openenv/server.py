@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -25,7 +24,6 @@ from personalllm_env.adapters.openenv.models import (
     SelectObservation,
 )
 from personalllm_env.adapters.openenv.resets import RequestError
-from personalllm_env.adapters.openenv.tasks import TaskList
 from personalllm_env.adapters.openenv.writing import GenerateEnvironment
 from personalllm_env.data import load_bank
 from personalllm_env.generation.problem import check_words
@@ -129,22 +127,27 @@ def _select(server: ServerSettings) -> Callable[[], SelectEnvironment]:
         features=server.features,
         diagnostics=server.diagnostics,
         utility_reward=server.utility_reward,
-        tasks=TaskList(server.num_tasks),
+        num_tasks=server.num_tasks,
     )
 
 
 def _generate(server: ServerSettings) -> Callable[[], GenerateEnvironment]:
     bank = load_bank(server.settings.get("bank", "text"))
     check_words(bank)
-    found = ensemble_for(bank, server.settings.get("ensemble"))
+    found = ensemble_for(bank, server.settings.get("ensemble"), check=False)
     shared: Ensemble = replace(found, scorers=tuple(map(OneAtATime, found.scorers)))
+    settings = {**server.settings, "bank": bank, "ensemble": shared}
+    # That an ensemble scores as the bank says can take minutes to check: once, not per session.
+    rest: dict[str, Any] = {"problem": GenerateEnvironment(settings).problem}
+    if "max_conversation" in settings:
+        rest["max_conversation"] = settings["max_conversation"]
     return partial(
         GenerateEnvironment,
-        {**server.settings, "bank": bank, "ensemble": shared},
+        rest,
         features=bool(server.features),
         diagnostics=server.diagnostics,
         utility_reward=server.utility_reward,
-        tasks=TaskList(server.num_tasks),
+        num_tasks=server.num_tasks,
     )
 
 
@@ -207,43 +210,3 @@ def app_from_environment() -> Guard:
     if os.environ.get("ENABLE_WEB_INTERFACE", "").lower() in ("true", "1", "yes"):
         server = replace(server, web=True)
     return build_app(server)
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """Returns a socket bound to an address; port 0 takes a free one.
-
-    Raises:
-        ValueError: If it cannot be had: somebody else has it, or it is not this machine's.
-    """
-    if not 0 <= port <= 65_535:
-        raise ValueError(f"port must be in 0..65535, got {port}")
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        return socket.create_server((host, port), family=family)
-    except OSError as error:
-        raise ValueError(f"cannot listen at {host}, port {port}: {error}") from None
-
-
-def serve(app: Guard, bound: socket.socket) -> None:
-    """Serves until it is interrupted or terminated.
-
-    Args:
-        app: What ``build_app`` made.
-        bound: Where.
-    """
-    import uvicorn
-
-    limits = app.limits
-    config = uvicorn.Config(
-        app,
-        log_level="warning",
-        ws_max_size=limits.max_message,
-        ws_ping_interval=20.0,
-        ws_ping_timeout=20.0,
-        ws_per_message_deflate=False,  # costs more than it saves, and bombs are made of it
-        h11_max_incomplete_event_size=16 * 1024,
-        limit_concurrency=2 * limits.max_sessions + 32,
-        timeout_keep_alive=5,
-        timeout_graceful_shutdown=5,
-    )
-    uvicorn.Server(config).run(sockets=[bound])

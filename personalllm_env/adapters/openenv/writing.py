@@ -15,18 +15,17 @@ from personalllm_env.adapters.openenv.episode import (
     begin,
     hidden,
     refused,
+    told,
     user_of,
     weights_of,
-    what_was_said,
 )
 from personalllm_env.adapters.openenv.models import (
     GenerateAction,
     GenerateObservation,
     PersonalState,
 )
-from personalllm_env.adapters.openenv.resets import RequestError, read_reset
+from personalllm_env.adapters.openenv.resets import ListedTasks, RequestError, read_reset
 from personalllm_env.adapters.openenv.rubrics import OpenQuestion, UserRubric, written
-from personalllm_env.adapters.openenv.tasks import ListedTasks, TaskList
 from personalllm_env.envs.generate import GenerateEnv
 
 _NOT_HERE = {
@@ -50,7 +49,11 @@ class GenerateEnvironment(
         features: Whether observations hold the prompt's features.
         diagnostics: Whether ``metadata`` and ``state`` tell what is hidden.
         utility_reward: Whether the reward is the noise-free utility.
-        tasks: What can be listed.
+        num_tasks: How many tasks each split lists.
+
+    Attributes:
+        problem: What is asked, who reads it and what scores it; ``settings`` of others may
+            have it (``{"problem": it}``) and then share it.
 
     Raises:
         ValueError: If a setting is unknown, means nothing here, or does not fit.
@@ -65,15 +68,16 @@ class GenerateEnvironment(
         features: bool = False,
         diagnostics: bool = False,
         utility_reward: bool = False,
-        tasks: TaskList = TaskList(),
+        num_tasks: int = 1000,
     ) -> None:
         super().__init__()
         settings = dict(settings or {})
         refused(settings, _NOT_HERE)
         self._env = GenerateEnv(prompt_features=features, **settings)
-        self._task, self._diagnostics = self._env.task, diagnostics
+        self.problem, self._task = self._env.problem, self._env.task
+        self._diagnostics = diagnostics
         self._utility_reward = utility_reward
-        self.tasks, self._clock = tasks, Clock(self._task.horizon)
+        self.tasks_per_split, self._clock = num_tasks, Clock(self._task.horizon)
         self._user: UserRubric | None = None
         self._prompt = ""
 
@@ -91,7 +95,7 @@ class GenerateEnvironment(
             RequestError: If a keyword is unknown or does not fit; nothing has happened then.
         """
         request = read_reset({"seed": seed, "episode_id": episode_id, **kwargs})
-        obs = begin(self._env, request, self.tasks)
+        obs = begin(self._env, request, self)
         self._clock.begin(request.episode_id)
         self._prompt = obs["prompt"]
         self._meet()
@@ -99,8 +103,8 @@ class GenerateEnvironment(
 
     def _meet(self) -> OpenQuestion:
         """Makes the rubric of the user as they are now, and of what they ask."""
-        question = OpenQuestion(self._env.problem, self._prompt)
-        episodes = self._env._rows.session.episodes
+        question = OpenQuestion(self.problem, self._prompt)
+        episodes = self._env.session.episodes
         self.rubric = self._user = user_of(self._task, episodes, self._clock.t, question)
         return question
 
@@ -141,19 +145,12 @@ class GenerateEnvironment(
     def _observation(
         self, obs: dict[str, Any], reward: float | None, metadata: dict[str, Any]
     ) -> GenerateObservation:
-        said, features = what_was_said(self._task, obs), obs.get("prompt_features")
+        features = obs.get("prompt_features")
         return GenerateObservation(
             prompt=obs["prompt"],
             conversation=obs["conversation"],
             prompt_features=None if features is None else features.tolist(),
-            said=said,
-            heard=bool(said),
-            step=self._clock.t,
-            horizon=self._clock.horizon,
-            user=int(obs["user"]) if "user" in obs else None,
-            reward=reward,
-            done=self._clock.done,
-            metadata=metadata,
+            **told(self._task, self._clock, obs, reward, metadata),
         )
 
     @property
