@@ -1,12 +1,32 @@
 """What every test shares: shapes checked at run time, floating-point surprises as errors."""
 
+import atexit
+import os
+import shutil
+import tempfile
 import uuid
+from pathlib import Path
 
 import jaxtyping
 import numpy as np
 import pytest
 from beartype import BeartypeConf, beartype
 from jaxtyping import install_import_hook
+
+# Ray reads its settings when it is imported, as TorchRL and Tianshou do on being imported. All
+# stays on the loopback, and even there a token is asked for, one per process.
+_RAY = Path(tempfile.mkdtemp(prefix="ray-token-"))
+atexit.register(shutil.rmtree, _RAY, ignore_errors=True)
+(_RAY / "token").write_text(uuid.uuid4().hex)
+os.environ |= {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    "RAY_AUTH_MODE": "token",
+    "RAY_AUTH_TOKEN_PATH": str(_RAY / "token"),
+    # A dead node is noticed after seconds.
+    "RAY_health_check_period_ms": "500",
+    "RAY_health_check_failure_threshold": "5",
+}
 
 # An int is a float, as in PEP 484: settings come from JSON.
 typechecker = beartype(conf=BeartypeConf(is_pep484_tower=True))
@@ -53,29 +73,16 @@ def unchecked_shapes(monkeypatch):
 
 
 @pytest.fixture(scope="session")
-def ray_token(tmp_path_factory):
-    """One token per process, in which Ray reads it once and for all."""
-    token = tmp_path_factory.mktemp("ray") / "token"
-    token.write_text(uuid.uuid4().hex)
-    return token
+def ray_token():
+    """The token of this process, in which Ray reads it once and for all."""
+    return Path(os.environ["RAY_AUTH_TOKEN_PATH"])
 
 
 @pytest.fixture(scope="module")
-def only_ray(tmp_path_factory, ray_token):
-    """Ray to itself: another test process would take this one's cluster for its own.
-
-    Everything stays on the loopback, and even there a token is asked for.
-    """
+def only_ray(tmp_path_factory):
+    """Ray to itself: another test process would take this one's cluster for its own."""
     filelock = pytest.importorskip("filelock")
-    lock = filelock.FileLock(tmp_path_factory.getbasetemp().parent / "ray.lock")
-    with lock, pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        patch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
-        patch.setenv("RAY_AUTH_MODE", "token")
-        patch.setenv("RAY_AUTH_TOKEN_PATH", str(ray_token))
-        # A dead node is noticed after seconds. Ray reads this, too, once per process.
-        patch.setenv("RAY_health_check_period_ms", "500")
-        patch.setenv("RAY_health_check_failure_threshold", "5")
+    with filelock.FileLock(tmp_path_factory.getbasetemp().parent / "ray.lock"):
         yield
 
 
