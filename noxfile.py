@@ -25,10 +25,15 @@ class Library(NamedTuple):
 
 
 _GYMNASIUM = ("library_gymnasium",)
+_ALL_OF_IT = ("torch", "array-api-compat>=1.11")  # for Gymnasium's wrappers
 LIBRARIES = {
-    "gymnasium": Library("text", _GYMNASIUM, ("gymnasium",)),
-    "gymnasium-1.1.1": Library("text", _GYMNASIUM, more=("gymnasium==1.1.1",)),
-    "gymnasium-1.2.2": Library("text", _GYMNASIUM, more=("gymnasium==1.2.2",)),
+    "gymnasium": Library("text,video", _GYMNASIUM, ("gymnasium",), _ALL_OF_IT),
+    "gymnasium-1.1.1": Library(
+        "text,video", _GYMNASIUM, more=("gymnasium==1.1.1", *_ALL_OF_IT)
+    ),
+    "gymnasium-1.2.2": Library(
+        "text,video", _GYMNASIUM, more=("gymnasium==1.2.2", *_ALL_OF_IT)
+    ),
     "sb3": Library("sb3,text", ("library_sb3", "library_sb3_agents"), ("sb3",)),
     "rllib": Library("rllib", ("library_rllib", "logged_rllib"), ("rllib",)),
     "torchrl": Library(

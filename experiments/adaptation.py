@@ -20,14 +20,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from adaptation_page import Measured, write_page
-from adaptation_policies import (
-    BeliefReader,
-    FeedForward,
-    HistoryReader,
-    Net,
-    NoMemory,
-    Recurrent,
-)
+from adaptation_policies import FeedForward, Net, Recurrent
+from adaptation_readers import BeliefReader, HistoryReader, NoMemory
 from adaptation_training import PPO, Greedy, Learner, Regression, Schedule, build, train
 from jaxtyping import Float
 
@@ -165,6 +159,13 @@ def main() -> None:
     args = parser.parse_args()
     size, folder = SIZES[args.size], args.results / args.size
     torch.set_num_threads(1)
+    agents = of_agents(size, folder)
+    policies = of_policies(size, folder, agents["popular"].sum())
+    write_page(args.out, Measured(agents, policies, (size.users,) * size.seeds))
+
+
+def of_agents(size: Size, folder: Path) -> dict[str, Float[np.ndarray, "N T"]]:
+    """Returns the regret of the benchmark's agents."""
     agents = {}
     for name in AGENTS:
         made = kept(
@@ -176,29 +177,24 @@ def main() -> None:
         )
         agents[name] = made["regret"]
         print(f"{name}: {1 - agents[name].sum() / agents['popular'].sum():.3f}", flush=True)
+    return agents
+
+
+def of_policies(
+    size: Size, folder: Path, popular: float
+) -> dict[str, list[dict[str, np.ndarray]]]:
+    """Returns what was found of every policy, by training seed; all once before any twice."""
     policies: dict[str, list[dict[str, np.ndarray]]] = {v.name: [] for v in VARIANTS}
-    for seed in range(size.training_seeds):  # all once before any twice
-        for variant in VARIANTS:
-            if seed >= variant.trainings:
-                continue
-            settings = repr(
-                (
-                    replace(size, training_seeds=0),
-                    variant.learner,
-                    variant.rounds,
-                    variant.utility,
-                    WINDOW,
-                )
-            )
-            file = folder / f"{variant.name.replace(', ', '-').replace(' ', '_')}-{seed}.npz"
-            found = kept(file, settings, lambda v=variant, s=seed: trained(v, size, s))  # type: ignore[misc]
-            policies[variant.name].append(found)
-            gain = 1 - found["regret"].sum() / agents["popular"].sum()
-            print(
-                f"{variant.name}, seed {seed}: {gain:.3f} ({found['seconds']:.0f} s)",
-                flush=True,
-            )
-    write_page(args.out, Measured(agents, policies, (size.users,) * size.seeds))
+    fixed = replace(size, training_seeds=0)
+    for seed in range(size.training_seeds):
+        for v in (v for v in VARIANTS if seed < v.trainings):
+            settings = repr((fixed, v.learner, v.rounds, v.utility, WINDOW))
+            file = folder / f"{v.name.replace(', ', '-').replace(' ', '_')}-{seed}.npz"
+            found = kept(file, settings, lambda v=v, seed=seed: trained(v, size, seed))  # type: ignore[misc]
+            policies[v.name].append(found)
+            gain, seconds = 1 - found["regret"].sum() / popular, found["seconds"]
+            print(f"{v.name}, seed {seed}: {gain:.3f} ({seconds:.0f} s)", flush=True)
+    return policies
 
 
 if __name__ == "__main__":

@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
-from pages import markdown_table
+from pages import markdown_table, replace_figures
 
 from personalllm_env.curves import Curve, normalised_curve
 from personalllm_env.estimates import Design, intervals, ratio
-from personalllm_env.files import write_whole, written_whole
+from personalllm_env.files import written_whole
 from personalllm_env.plots import line_styles, spread
 
 SPANS = {"all": (1, 100), "1 to 10": (1, 10), "11 to 50": (11, 50), "51 to 100": (51, 100)}
@@ -22,7 +22,6 @@ PRIVILEGED = ("feature-bayes", "decoder-oracle", "oracle")
 DRAWN = ("linucb", "empirical-bayes", "feature-bayes", *MAIN, LONGER)
 HISTORY = 300_000  # interactions of 1,000 users, from which the benchmark's agents learn
 SMOOTH = 15  # interactions in the moving average
-BEGIN, END = "<!-- figures: made by experiments/adaptation.py -->", "<!-- /figures -->"
 
 
 class Measured(NamedTuple):
@@ -201,7 +200,7 @@ def _label(axes: Any, curves: Mapping[str, Curve], styles: Mapping[str, Any], at
 
 
 def write_page(path: Path, measured: Measured) -> None:
-    """Puts tables and figures between the page's markers, or into a new page."""
+    """Puts tables and figures between the page's markers."""
     images = path.parent / "images"
     within_episode(measured, images / "adaptation.png")
     while_training(measured, images / "adaptation-training.png")
@@ -214,8 +213,4 @@ def write_page(path: Path, measured: Measured) -> None:
             "![Gain by training interactions](images/adaptation-training.png)",
         )
     )
-    old = path.read_text("utf-8") if path.exists() else f"# Adaptation\n\n{BEGIN}\n{END}\n"
-    if BEGIN not in old or END not in old.partition(BEGIN)[2]:
-        raise ValueError(f"{path}: expected {BEGIN} ... {END}")
-    head, _, rest = old.partition(BEGIN)
-    write_whole(path, f"{head}{BEGIN}\n\n{text}\n\n{END}{rest.partition(END)[2]}")
+    replace_figures(path.resolve(), "experiments/adaptation.py", text)

@@ -57,7 +57,7 @@ def write_page(found: Measured, out: Path) -> None:
             replays(found),
         )
     )
-    replace_figures(str(out.resolve()), "python experiments/off_policy.py", text)
+    replace_figures(out.resolve(), "python experiments/off_policy.py", text)
 
 
 def mean_and_error(users: list[np.ndarray]) -> str:

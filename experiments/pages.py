@@ -17,8 +17,8 @@ def markdown_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> s
     return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines) + "\n"
 
 
-def replace_figures(page: str, made_by: str, text: str) -> None:
-    """Puts ``text`` between the markers of a page in ``docs/``.
+def replace_figures(page: str | Path, made_by: str, text: str) -> None:
+    """Puts ``text`` between the markers of a page, a full path or one in ``docs/``.
 
     Raises:
         ValueError: If the page has no such markers.

@@ -16,6 +16,7 @@ sys.path.insert(0, str(ROOT / "experiments"))
 import adaptation  # noqa: E402
 import adaptation_page as page  # noqa: E402
 import adaptation_policies as policies  # noqa: E402
+import adaptation_readers as readers  # noqa: E402
 import adaptation_training as training  # noqa: E402
 
 from personalllm_env.adapters.policies import PolicyAgent  # noqa: E402
@@ -27,10 +28,11 @@ from personalllm_env.runner import prior_for, run  # noqa: E402
 from personalllm_env.streams import derived_seed  # noqa: E402
 
 TRACK = TRACKS["sparse-v0"]
+BEGIN, END = "<!-- figures: made by experiments/adaptation.py -->", "<!-- /figures -->"
 NETS = {
-    "nothing": lambda: policies.FeedForward(policies.NoMemory()),
-    "history": lambda: policies.FeedForward(policies.HistoryReader(20)),
-    "belief": lambda: policies.FeedForward(policies.BeliefReader()),
+    "nothing": lambda: policies.FeedForward(readers.NoMemory()),
+    "history": lambda: policies.FeedForward(readers.HistoryReader(20)),
+    "belief": lambda: policies.FeedForward(readers.BeliefReader()),
     "recurrent": policies.Recurrent,
 }
 PPO, QUICK = training.PPO(), training.Schedule(users=32, rounds=2, batches=2)
@@ -133,7 +135,7 @@ def test_silence_leaves_the_recurrent_state():
 
 
 def test_the_history_is_read_as_a_set_of_answers():
-    reader = training.build(lambda: policies.HistoryReader(10), 0)
+    reader = training.build(lambda: readers.HistoryReader(10), 0)
     torch.manual_seed(0)
     known = {
         "shown": torch.randn(4, 10, 32),
@@ -293,7 +295,7 @@ def test_a_span_counts_its_own_interactions(measured):
 def test_the_page_keeps_what_people_wrote(measured, tmp_path):
     path = tmp_path / "docs" / "adaptation.md"
     path.parent.mkdir()
-    path.write_text(f"# Mine\n\nBefore.\n\n{page.BEGIN}\nold\n{page.END}\nAfter.\n")
+    path.write_text(f"# Mine\n\nBefore.\n\n{BEGIN}\nold\n{END}\nAfter.\n")
     page.write_page(path, measured)
     once = path.read_text("utf-8")
     assert once.startswith("# Mine\n\nBefore.\n")
@@ -327,6 +329,8 @@ def test_the_command_runs_and_writes_its_page(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     command = "adaptation --size quick --out docs/page.md --results results"
     monkeypatch.setattr(sys, "argv", command.split())
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "page.md").write_text(f"{BEGIN}\n{END}\n")
     adaptation.main()
     assert capsys.readouterr().out.count("PPO, recurrent, seed") == 1
     text = (tmp_path / "docs" / "page.md").read_text("utf-8")
@@ -386,7 +390,7 @@ def test_the_pages_code_runs():
 
 def test_the_study_says_which_agent_is_which():
     text = (ROOT / "docs" / "adaptation.md").read_text("utf-8")
-    figures = text.partition(page.BEGIN)[2].partition(page.END)[0]
+    figures = text.partition(BEGIN)[2].partition(END)[0]
     for name in (*page.MAIN, "linucb", "empirical-bayes", "feature-bayes", "decoder-oracle"):
         assert f"{name}" in figures
     gains = {

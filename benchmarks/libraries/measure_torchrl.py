@@ -1,4 +1,4 @@
-"""TorchRL: rollouts of random actions, and the PPO example."""
+"""TorchRL: rollouts of random actions, the PPO example and that of ChatEnv."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from personalllm_env.adapters.torchrl import torchrl_env
 
 
 def rows() -> list[Row]:
-    """Measures; about a minute."""
+    """Measures; some three minutes."""
     torch.set_num_threads(1)
-    return [one_user(), *(many_users(num) for num in (64, 1024)), ppo()]
+    return [one_user(), *(many_users(num) for num in (64, 1024)), ppo(), chat()]
 
 
 def row(ran: str, speed: float, against: str = "", learnt: str = "") -> Row:
@@ -55,3 +55,14 @@ def ppo() -> Row:
     """Measures the example."""
     words, speed = example("torchrl_ppo")
     return row("PPO, 64 users, dict observations with a belief", speed, "", learnt(words))
+
+
+def chat() -> Row:
+    """Measures the example that writes; a step is an update by 32 texts."""
+    words, speed = example("torchrl_chat")
+    return row(
+        "ChatEnv with a personal reward, GRPO of a toy writer, texts",
+        32 * speed,
+        "",
+        f"what the own user gains over the other from the same texts: {words} of 32 texts",
+    )

@@ -8,7 +8,6 @@ regression on what this user said so far) expects of it.
 
 import sys
 
-import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from stable_baselines3 import PPO
@@ -18,6 +17,7 @@ from torch import nn
 from personalllm_env import load_bank
 from personalllm_env.adapters.sb3 import SB3Agent, make_sb3, save_agent
 from personalllm_env.envs.wrappers import Belief
+from personalllm_env.plots import plot_learning_curves
 from personalllm_env.registry import find_agent
 from personalllm_env.report import summarise
 from personalllm_env.runner import Entrant, compare
@@ -69,10 +69,7 @@ def main(figure="sb3_ppo.png", steps="300000"):
         error = 1.96 * utility.std(ddof=1) / np.sqrt(len(utility))
         print(f"{row.agent:9} utility {utility.mean():6.3f} ±{error:.3f}", end="   ")
         print(f"personalisation gain {row.gain.value:6.3f} ±{half:.3f}")
-        plt.plot(done.regret.mean(axis=0).cumsum(), label=row.agent)
-    plt.gca().set(xlabel="interactions with a user", ylabel="cumulative regret")
-    plt.legend()
-    plt.savefig(figure, dpi=150)
+    plot_learning_curves(result, figure, title="PPO beside bandits on the cold-start track")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ from typing import Any
 from openenv.core.env_server.interfaces import Environment
 from openenv.core.env_server.types import EnvironmentMetadata
 
-from personalllm_env.adapters.openenv import pages
 from personalllm_env.adapters.openenv.episode import (
     Clock,
     begin,
@@ -22,6 +21,11 @@ from personalllm_env.adapters.openenv.models import (
     PersonalState,
     SelectAction,
     SelectObservation,
+)
+from personalllm_env.adapters.openenv.pages import (
+    candidate_buttons,
+    metadata,
+    select_page,
 )
 from personalllm_env.adapters.openenv.resets import ListedTasks, RequestError, read_reset
 from personalllm_env.adapters.openenv.rubrics import Candidates, UserRubric
@@ -180,12 +184,12 @@ class SelectEnvironment(
 
     def get_metadata(self) -> EnvironmentMetadata:
         """Says what this environment is."""
-        return pages.metadata("PersonalLLM Select", SelectEnvironment)
+        return metadata("PersonalLLM Select", SelectEnvironment)
 
     def web_actions(self, observation: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
         """Returns one button per candidate."""
-        return pages.candidate_buttons(observation)
+        return candidate_buttons(observation)
 
     def render_web(self, observation: dict[str, Any]) -> str | None:
         """Draws the prompt, the candidates and what the user said."""
-        return pages.select_page(observation)
+        return select_page(observation)

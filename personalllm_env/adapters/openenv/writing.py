@@ -9,7 +9,6 @@ import numpy as np
 from openenv.core.env_server.interfaces import Environment
 from openenv.core.env_server.types import EnvironmentMetadata
 
-from personalllm_env.adapters.openenv import pages
 from personalllm_env.adapters.openenv.episode import (
     Clock,
     begin,
@@ -24,6 +23,7 @@ from personalllm_env.adapters.openenv.models import (
     GenerateObservation,
     PersonalState,
 )
+from personalllm_env.adapters.openenv.pages import generate_page, metadata
 from personalllm_env.adapters.openenv.resets import ListedTasks, RequestError, read_reset
 from personalllm_env.adapters.openenv.rubrics import OpenQuestion, UserRubric, written
 from personalllm_env.envs.generate import GenerateEnv
@@ -160,8 +160,8 @@ class GenerateEnvironment(
 
     def get_metadata(self) -> EnvironmentMetadata:
         """Says what this environment is."""
-        return pages.metadata("PersonalLLM Generate", GenerateEnvironment)
+        return metadata("PersonalLLM Generate", GenerateEnvironment)
 
     def render_web(self, observation: dict[str, Any]) -> str | None:
         """Draws the prompt, the conversation so far and what the user said."""
-        return pages.generate_page(observation)
+        return generate_page(observation)
