@@ -1,9 +1,9 @@
-"""DQN in one file: what is a history of one's user good for? Usage: dqn.py [steps] [figure].
+"""DQN in one file: what is a history of one's user good for?
 
 One network values each candidate by its features, and by those times what was liked so far.
 """
 
-import sys
+from argparse import ArgumentParser
 from copy import deepcopy
 
 import gymnasium as gym
@@ -13,12 +13,14 @@ from matplotlib import pyplot as plt
 
 from personalllm_env.envs.wrappers import History, VectorAugmented
 
-STEPS, FIGURE = (*sys.argv[1:], *("100000", "dqn.png")[len(sys.argv) - 1 :])
+args = ArgumentParser(description=__doc__)
+args.add_argument("steps", nargs="?", type=int, default=100_000, help="one rollout or more")
+args.add_argument("figure", nargs="?", default="dqn.png")
+STEPS, FIGURE = vars(args.parse_args()).values()
 USERS, HORIZON, GAMMA, KEPT, BATCH, SYNC = 64, 30, 0.5, 600, 512, 50
-torch.set_num_threads(1)
-torch.manual_seed(0)
+torch.set_num_threads(1), torch.manual_seed(0)
 net = torch.nn.Sequential(torch.nn.Linear(64, 64), torch.nn.Tanh(), torch.nn.Linear(64, 1))
-target = deepcopy(net)
+target = deepcopy(net).requires_grad_(False)
 adam = torch.optim.Adam(net.parameters(), lr=2e-3)
 
 
@@ -52,7 +54,7 @@ start, env = evaluate(), make(USERS, "train")
 (obs, _), curve = env.reset(seed=0), []
 seen, action = torch.zeros(KEPT, USERS, 8, 64), torch.zeros(KEPT, USERS, dtype=torch.int64)
 reward, going = torch.zeros(KEPT, USERS), torch.zeros(KEPT, USERS, dtype=torch.bool)
-for step in range(total := int(STEPS) // USERS):
+for step in range(total := max(2 * HORIZON, STEPS // USERS)):
     now, seen[step % KEPT] = step % KEPT, look(obs)
     curious = torch.rand(USERS) < max(0.05, 1 - 4 * step / total)
     action[now] = net(seen[now])[..., 0].argmax(-1).where(~curious, torch.randint(8, (USERS,)))
@@ -64,12 +66,10 @@ for step in range(total := int(STEPS) // USERS):
     if step < HORIZON:
         continue
     t, b = now - torch.randint(1, min(step + 1, KEPT), (BATCH,)), torch.randint(USERS, (BATCH,))
-    ahead = target(seen[t + 1, b])[..., 0].amax(-1).detach()
-    goal = reward[t, b] + GAMMA * going[t, b] * ahead
+    goal = reward[t, b] + GAMMA * going[t, b] * target(seen[t + 1, b])[..., 0].amax(-1)
     loss = (net(seen[t, b, action[t, b]])[..., 0] - goal).square().mean()
-    adam.zero_grad()
     loss.backward()
-    adam.step()
+    adam.step(), adam.zero_grad()
 for name, found in ("before", start), ("after", end := evaluate()), ("gained", end - start):
     error, first, last = 1.96 * found.mean(0).std() / 1000**0.5, found[:5], found[-5:]
     print(f"mean utility {name}: {found.mean():.3f} ±{error:.3f} (1,000 new users),", end=" ")

@@ -1,9 +1,9 @@
-"""PPO in one file: what is a belief about one's user good for? Usage: ppo.py [steps] [figure].
+"""PPO in one file: what is a belief about one's user good for?
 
 One network judges each candidate, by its features and what a ridge belief says of it.
 """
 
-import sys
+from argparse import ArgumentParser
 
 import gymnasium as gym
 import numpy as np
@@ -12,10 +12,12 @@ from matplotlib import pyplot as plt
 
 from personalllm_env.envs.wrappers import Belief, VectorAugmented
 
-STEPS, FIGURE = (*sys.argv[1:], *("200000", "ppo.png")[len(sys.argv) - 1 :])
+args = ArgumentParser(description=__doc__)
+args.add_argument("steps", nargs="?", type=int, default=200_000, help="one rollout or more")
+args.add_argument("figure", nargs="?", default="ppo.png")
+STEPS, FIGURE = vars(args.parse_args()).values()
 USERS, HORIZON, EPOCHS, BATCH, GAMMA, LAMBDA = 256, 30, 3, 960, 0.5, 0.9
-torch.set_num_threads(1)
-torch.manual_seed(0)
+torch.set_num_threads(1), torch.manual_seed(0)
 net = torch.nn.Sequential(torch.nn.Linear(35, 64), torch.nn.Tanh(), torch.nn.Linear(64, 2))
 adam = torch.optim.Adam(net.parameters(), lr=3e-3, eps=1e-5)
 
@@ -38,20 +40,19 @@ def play(env, seed=None, greedy=False):
     """Plays an episode; returns what was seen, done, thought and heard, (T, B, ...) each."""
     (obs, _), steps = env.reset(seed=seed), []
     for _ in range(HORIZON):
-        time = np.broadcast_to(obs["step"], obs["belief_value"].shape)
-        more = np.stack([obs["belief_value"], obs["belief_width"], time], axis=2)
-        seen = torch.from_numpy(np.concatenate([obs["response_features"], more], axis=2))
-        policy, value = judge(seen)
+        more = np.broadcast_arrays(obs["belief_value"], obs["belief_width"], obs["step"])
+        x = np.concatenate([obs["response_features"], np.stack(more, axis=2)], axis=2)
+        policy, value = judge(seen := torch.from_numpy(x))
         action = policy.logits.argmax(-1) if greedy else policy.sample()
         obs, reward, _, _, info = env.step(action.numpy())
-        result = torch.from_numpy(np.stack([reward, info["utility"]]))
-        steps.append((seen, action, policy.log_prob(action), value, *result))
+        said = torch.from_numpy(np.stack([reward, info["utility"]]))
+        steps.append((seen, action, policy.log_prob(action), value, *said))
     return [torch.stack(part) for part in zip(*steps, strict=True)]
 
 
 tested = make(1000, "test")  # users and prompts that training never meets
 start, trained, curve = play(tested, 1, greedy=True)[-1], make(USERS, "train"), []
-for update in range(int(STEPS) // (USERS * HORIZON)):
+for update in range(max(1, STEPS // (USERS * HORIZON))):
     seen, action, old, value, reward, utility = play(trained, seed=None if update else 0)
     gain, ahead, after = torch.zeros_like(value), 0.0, 0.0
     for t in reversed(range(HORIZON)):  # generalised advantage estimation (Schulman, 2016)
@@ -64,10 +65,9 @@ for update in range(int(STEPS) // (USERS * HORIZON)):
         ratio, adv = (policy.log_prob(a) - logp).exp(), (adv - adv.mean()) / adv.std()
         loss = -torch.min(ratio * adv, ratio.clamp(0.8, 1.2) * adv).mean()
         loss += (value - target).square().mean() / 2 - 0.01 * policy.entropy().mean()
-        adam.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(net.parameters(), 0.5)
-        adam.step()
+        adam.step(), adam.zero_grad()
     curve.append(float(utility.mean()))
 end = play(tested, 1, greedy=True)[-1]
 for name, found in ("before", start), ("after", end), ("gained", end - start):

@@ -1,19 +1,21 @@
-"""Recurrent PPO in one file (RL squared: Duan et al., 2016). Usage: ... [steps] [figure].
+"""Recurrent PPO in one file (RL squared: Duan et al., 2016).
 
 A GRU reads what was shown and said. From its state comes a taste, which judges candidates.
 """
 
-import sys
+from argparse import ArgumentParser
 
 import gymnasium as gym
 import numpy as np
 import torch
 from matplotlib import pyplot as plt
 
-STEPS, FIGURE = (*sys.argv[1:], *("300000", "recurrent_ppo.png")[len(sys.argv) - 1 :])
+args = ArgumentParser(description=__doc__)
+args.add_argument("steps", nargs="?", type=int, default=300_000, help="one rollout or more")
+args.add_argument("figure", nargs="?", default="recurrent_ppo.png")
+STEPS, FIGURE = vars(args.parse_args()).values()
 USERS, HORIZON, EPOCHS, BATCH, GAMMA, LAMBDA = 128, 50, 3, 32, 0.5, 0.9
-torch.set_num_threads(1)
-torch.manual_seed(0)
+torch.set_num_threads(1), torch.manual_seed(0)
 gru, head = torch.nn.GRU(65, 64), torch.nn.Linear(64, 33)
 adam = torch.optim.Adam([*gru.parameters(), *head.parameters()], lr=3e-3, eps=1e-5)
 
@@ -29,8 +31,7 @@ def judge(told, features, state=None):
 @torch.no_grad()
 def play(env, seed=None, greedy=False):
     """Plays an episode; returns what was told, seen, done, thought and heard, (T, B, ...)."""
-    told, state, steps = torch.zeros(env.num_envs, 65), None, []
-    obs, _ = env.reset(seed=seed)
+    (obs, _), told, state, steps = env.reset(seed=seed), torch.zeros(env.num_envs, 65), None, []
     for _ in range(HORIZON):
         features = torch.from_numpy(obs["response_features"])
         policy, value, state = judge(told[None], features[None], state)
@@ -48,7 +49,7 @@ task |= {"autoreset_mode": "DISABLED"}  # all episodes are of one length: we res
 trained = gym.make_vec(num_envs=USERS, **task)
 tested = gym.make_vec(num_envs=1000, split="test", **task)  # other users, other prompts
 start, curve = play(tested, 1, greedy=True)[-1], []
-for update in range(int(STEPS) // (USERS * HORIZON)):
+for update in range(max(1, STEPS // (USERS * HORIZON))):
     told, seen, action, old, value, reward, utility = play(trained, None if update else 0)
     gain, ahead, after = torch.zeros_like(value), 0.0, 0.0
     for t in reversed(range(HORIZON)):  # generalised advantage estimation (Schulman, 2016)
@@ -61,10 +62,9 @@ for update in range(int(STEPS) // (USERS * HORIZON)):
         ratio, adv = (policy.log_prob(a) - logp).exp(), (adv - adv.mean()) / adv.std()
         loss = -torch.min(ratio * adv, ratio.clamp(0.8, 1.2) * adv).mean()
         loss += (value - goal).square().mean() / 2 - 0.01 * policy.entropy().mean()
-        adam.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(adam.param_groups[0]["params"], 0.5)
-        adam.step()
+        adam.step(), adam.zero_grad()
     curve.append(float(utility.mean()))
 figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
 left.plot(np.arange(1, len(curve) + 1) * USERS * HORIZON, curve)
