@@ -131,6 +131,7 @@ class CandidateAgent:
     def fit(self, database: Database) -> None:
         """Learns what the average user likes."""
         seen = history_evidence(database, self._prior.feedback.num_stars)
+        self._past = None
         if self._worth and (num := np.count_nonzero(seen.known)):
             x, y = seen.features[seen.known], seen.target[seen.known]
             self._past = condensed(x, y, self._worth / num)

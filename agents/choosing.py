@@ -18,8 +18,9 @@ def best(
     """
     chosen = _argmax(values, rng)[:, None]
     for _ in range(num_shown - 1):
-        values = values.astype(np.float64)  # a copy, which can hold -inf
-        np.put_along_axis(values, chosen[:, -1:], -np.inf, axis=1)
+        # A copy, in which only what is chosen is -inf: the worst of the others may still come.
+        values = np.maximum(values.astype(np.float64), np.finfo(np.float64).min)
+        np.put_along_axis(values, chosen, -np.inf, axis=1)
         chosen = np.hstack([chosen, _argmax(values, rng)[:, None]])
     return chosen
 

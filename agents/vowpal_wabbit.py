@@ -61,7 +61,7 @@ class VowpalWabbit:
         )
         self._features = " ".join(f"{i}:%.6g" for i in range(prior.num_inputs))
         self._past: Evidence | None = None
-        self._workspace(0).finish()  # unknown options are found before any work is lost
+        self._try_out()
 
     def fit(self, database: Database) -> None:
         """Keeps what others said, which ``reset`` replays."""
@@ -76,7 +76,9 @@ class VowpalWabbit:
 
     def probabilities(self, observation: Observation) -> Float[np.ndarray, "B K"]:
         """Returns Vowpal Wabbit's probability of showing each response, when one is shown."""
-        inputs = observation.inputs
+        return self._law(observation.inputs)
+
+    def _law(self, inputs: Float[np.ndarray, "B K I"]) -> Float[np.ndarray, "B L"]:
         line = "|u {0} |r " + self._features
         lines = "\n".join([line] * inputs.shape[1])
         chances = [
@@ -99,13 +101,27 @@ class VowpalWabbit:
         seen = evidence(observation.inputs, action, feedback, num_stars)
         self._learn(seen, np.arange(len(action)))
 
-    def _workspace(self, seed: int) -> Any:
+    def _try_out(self) -> None:
+        """Builds a model and asks it once: what it cannot do is found before work is lost.
+
+        Raises:
+            ValueError: If Vowpal Wabbit refuses the options, or says no law with them.
+        """
+        refused = f"Vowpal Wabbit does not take {self._arguments!r}: "
+        if {"-h", "--help", "--version"} & set(self._arguments.split()):
+            raise ValueError(f"{refused}it would end the process")
+        num = self._prior.num_responses
         try:
-            return self._module.Workspace(f"{self._arguments} --random_seed {seed}")
-        except RuntimeError as error:
-            raise ValueError(
-                f"Vowpal Wabbit does not take {self._arguments!r}: {error}"
-            ) from error
+            self._model = self._workspace(0)
+            law = self._law(np.zeros((1, num, self._prior.num_inputs), np.float32))
+            self._model.finish()
+        except (RuntimeError, TypeError) as error:
+            raise ValueError(f"{refused}{error}") from error
+        if law.shape != (1, num):
+            raise ValueError(f"{refused}expected {num} probabilities, got {law.tolist()}")
+
+    def _workspace(self, seed: int) -> Any:
+        return self._module.Workspace(f"{self._arguments} --random_seed {seed}")
 
     def _learn(self, seen: Evidence, user: Int[np.ndarray, "B"] | None) -> None:
         """Teaches it pairs of features and targets, as costs; without users the average."""

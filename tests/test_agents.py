@@ -346,6 +346,9 @@ def test_several_best_are_different_and_in_order():
     values = np.random.default_rng(2).standard_normal((50, 6))
     ranked = best(values, 3, np.random.default_rng(3))
     np.testing.assert_array_equal(ranked, values.argsort(axis=1)[:, ::-1][:, :3])
+    impossible = np.tile([0.0, -np.inf, -np.inf, -np.inf], (500, 1))
+    three = np.sort(best(impossible, 3, np.random.default_rng(4)), axis=1)
+    assert (np.diff(three, axis=1) > 0).all(), "a candidate is chosen twice"
     places = only_best(values, 2, np.random.default_rng(3))
     np.testing.assert_array_equal(places, values.argmax(axis=1)[:, None].repeat(2, axis=1))
 

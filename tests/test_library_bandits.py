@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +15,12 @@ from hypothesis import strategies as st
 
 from personalllm_env import registry
 from personalllm_env.agents import borrowed
-from personalllm_env.agents.linear import LinUCB
+from personalllm_env.agents.linear import LinUCB, history_evidence
 from personalllm_env.database import record_history
 from personalllm_env.feedback import Reward, feedback_model
 from personalllm_env.registry import agent_names, find_agent, library_agent_names
 from personalllm_env.runner import Entrant, compare, prior_for, run
+from personalllm_env.session import Session
 from personalllm_env.task import Task
 from personalllm_env.testing import check_agent, tiny_bank, tiny_tasks
 from personalllm_env.types import Feedback
@@ -59,10 +61,18 @@ def test_contract(name):
     check_agent(agent_class(name))
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_honest_and_two_different_in_a_duel(name):
+@pytest.mark.parametrize(
+    ("name", "given"),
+    [
+        *((name, {}) for name in NAMES),
+        # Of laws with zeros in them, which leave nothing to tell the others apart by.
+        ("vowpal-wabbit", {"options": "--epsilon 0"}),
+        ("vowpal-wabbit", {"options": "--bag 5"}),
+    ],
+)
+def test_honest_and_two_different_in_a_duel(name, given):
     task = tiny_tasks()["duel"]
-    agent = built(name, task)
+    agent = built(name, task, **given)
     assert agent.privileges == frozenset()
     shown = []
     act = agent.act
@@ -100,6 +110,110 @@ def test_what_is_said_becomes_targets_of_arms():
     np.testing.assert_allclose(found.target, [[2 / 2**0.5]])
     with pytest.raises(ValueError, match="no reading of what is said through hum"):
         said([[0]], hum=[1])
+
+
+class Pupil:
+    """Takes down what it is taught, as a learner of both kinds."""
+
+    def __init__(self, seed):
+        self.told = []
+
+    def learn(self, *columns):
+        self.told.append(columns)
+
+    def bounds(self, x):
+        return np.zeros(len(x))
+
+    def choose(self, context, num):
+        return np.arange(num)
+
+
+def half_silent(channel, num_shown=1):
+    feedback = feedback_model([channel, {"silence": {"probability": 0.5}}])
+    users = DirichletUsers(3, 0.1)
+    return Task(tiny_bank(), users, feedback, horizon=8, num_shown=num_shown)
+
+
+def taught(kind, task, history, worth):
+    """Returns what one user's learner is taught of a history."""
+    agent = kind(prior_for(kind, task), worth, Pupil)
+    agent.fit(history)
+    agent.reset(1, np.random.default_rng(0))
+    [pupil] = agent._learners
+    [columns] = pupil.told
+    return columns
+
+
+def targets_of_arms(history, i):
+    """What interaction i says of arms, written out."""
+    said = {name: values[i] for name, values in history.said.items()}
+    if "click" in said:
+        return [(k, (k == said["click"]) - 0.25) for k in range(4)]
+    if "choice" in said:
+        first, second = history.action[i]
+        return [(first, said["choice"]), (second, -said["choice"])]
+    return [(history.action[i, 0], said["reward"])]
+
+
+CHANNELS = [("reward", 1), ("click", 1), ("choice", 2)]
+
+
+@pytest.mark.parametrize(("channel", "num_shown"), CHANNELS)
+def test_a_history_counts_as_many_interactions_of_those_who_spoke(channel, num_shown):
+    """Sums over all pairs that were spoken of, each weighing worth / their number."""
+    task = half_silent(channel, num_shown)
+    history = record_history(task, num_users=30, seed=1)
+    spoken = np.flatnonzero(history.heard)
+    assert 0 < len(spoken) < len(history.heard)
+    weight, seen = 7 / len(spoken), history_evidence(history)
+    x, y = taught(borrowed.CandidateAgent, task, history, 7.0)
+    features, target = seen.features[spoken].astype(float), seen.target[spoken].astype(float)
+    np.testing.assert_allclose(x.T @ x, weight * features.T @ features, atol=1e-5)
+    np.testing.assert_allclose(x.T @ y, weight * features.T @ target, atol=1e-5)
+
+    gram, moment = np.zeros((4, 7, 7)), np.zeros((4, 7))
+    for i in spoken:
+        context = np.append(history.prompt_features[history.prompt[i]], 1)
+        for arm, said in targets_of_arms(history, i):
+            gram[arm] += weight * np.outer(context, context)
+            moment[arm] += weight * said * context
+    x, arms, y = taught(borrowed.ResponderAgent, task, history, 7.0)
+    for arm in range(4):
+        mine = x[arms == arm]
+        np.testing.assert_allclose(mine.T @ mine, gram[arm], atol=1e-5)
+        np.testing.assert_allclose(mine.T @ y[arms == arm], moment[arm], atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", [borrowed.CandidateAgent, borrowed.ResponderAgent])
+def test_silence_teaches_nobody_and_everybody_has_their_own_context(kind):
+    session = Session(half_silent("reward"), np.arange(40))
+    session.begin(0)
+    agent = kind(prior_for(kind, session.task), 0.0, Pupil)
+    agent.reset(40, np.random.default_rng(0))
+    seen = session.observe()
+    action = agent.act(seen)
+    feedback, _ = session.step(action)
+    agent.update(seen, action, feedback)
+    told = [pupil.told for pupil in agent._learners]
+    assert [len(each) for each in told] == feedback.heard.astype(int).tolist()
+    for b in np.flatnonzero(feedback.heard):
+        x, *_, y = told[b][0]
+        mine = seen.response_features[b, action[b]]
+        if kind is borrowed.ResponderAgent:
+            mine = [[*seen.prompt_features[b], 1]]
+        np.testing.assert_allclose(x, mine)
+        assert y == [feedback.said["reward"][b]]
+
+
+def test_a_silent_history_replaces_an_earlier_one():
+    task = half_silent("reward")
+    history = record_history(task, num_users=30, seed=1)
+    for kind in (borrowed.CandidateAgent, borrowed.ResponderAgent):
+        agent = kind(prior_for(kind, task), 7.0, Pupil)
+        agent.fit(history)
+        agent.fit(replace(history, heard=np.zeros_like(history.heard)))
+        agent.reset(1, np.random.default_rng(0))
+        assert agent._learners[0].told == []
 
 
 # --- the libraries' learners against the closed form, where known bugs would show -------------
@@ -221,8 +335,6 @@ def wabbit(task=None, **given):
 
 
 def observed(task, num_users=2):
-    from personalllm_env.session import Session
-
     session = Session(task, np.arange(num_users))
     session.begin(3)
     return session.observe()
@@ -281,6 +393,15 @@ def built_popular(task):
 def test_options_it_does_not_know_are_found_at_once():
     with pytest.raises(ValueError, match=r"does not take .*--squarecbb.*unrecognised option"):
         wabbit(options="--squarecbb")
+    found = {
+        "--cb_explore 4": "expecting single line example",
+        "--json": "JSON parser error",
+        "--dsjson": r"expected 4 probabilities, got \[\[1.0\]\]",
+        "--bag 2 --help": "end the process",
+    }
+    for options, problem in found.items():
+        with pytest.raises(ValueError, match=f"does not take .*{options}.*: .*{problem}"):
+            wabbit(options=options)
     for setting in ({"learning_rate": 0}, {"bits": 3}):
         with pytest.raises(ValueError, match=next(iter(setting))):
             wabbit(**setting)
