@@ -1,6 +1,6 @@
 """Does a policy that was trained by RL learn its user within an episode, and as well as LinUCB?
 
-    python experiments/adaptation.py --out docs/adaptation.md
+    python experiments/adaptation.py
 
 trains policies on sparse-v0 that differ in their memory (none, the history wrapper, the belief
 wrapper, a recurrent state), measures them in the runner beside the agents of the benchmark, and
@@ -19,11 +19,12 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from adaptation_page import Measured, write_page
+from adaptation_page import MADE_BY, Measured, write_page
 from adaptation_policies import FeedForward, Net, Recurrent
 from adaptation_readers import BeliefReader, HistoryReader, NoMemory
 from adaptation_training import PPO, Greedy, Learner, Regression, Schedule, build, train
 from jaxtyping import Float
+from pages import DOCS, check_page
 
 from personalllm_env.adapters.policies import PolicyAgent
 from personalllm_env.benchmark.tracks import TRACKS
@@ -153,15 +154,22 @@ def kept(
 def main() -> None:
     """Trains, measures and writes the page."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--out", type=Path, default=Path("docs") / "adaptation.md")
+    parser.add_argument("--out", type=Path, help="Default, at full size: docs/adaptation.md.")
     parser.add_argument("--results", type=Path, default=Path("results") / "adaptation")
     parser.add_argument("--size", choices=sorted(SIZES), default="full")
     args = parser.parse_args()
+    if args.out is None and args.size != "full":
+        parser.error("a trial run needs --out: it would replace the published figures")
+    out = DOCS / "adaptation.md" if args.out is None else args.out.resolve()
+    try:
+        check_page(out, MADE_BY)
+    except ValueError as error:
+        parser.error(str(error))
     size, folder = SIZES[args.size], args.results / args.size
     torch.set_num_threads(1)
     agents = of_agents(size, folder)
     policies = of_policies(size, folder, agents["popular"].sum())
-    write_page(args.out, Measured(agents, policies, (size.users,) * size.seeds))
+    write_page(out, Measured(agents, policies, (size.users,) * size.seeds))
 
 
 def of_agents(size: Size, folder: Path) -> dict[str, Float[np.ndarray, "N T"]]:
@@ -185,10 +193,10 @@ def of_policies(
 ) -> dict[str, list[dict[str, np.ndarray]]]:
     """Returns what was found of every policy, by training seed; all once before any twice."""
     policies: dict[str, list[dict[str, np.ndarray]]] = {v.name: [] for v in VARIANTS}
-    fixed = replace(size, training_seeds=0)
+    fixed, track = replace(size, training_seeds=0), TRACK.definition()
     for seed in range(size.training_seeds):
         for v in (v for v in VARIANTS if seed < v.trainings):
-            settings = repr((fixed, v.learner, v.rounds, v.utility, WINDOW))
+            settings = repr((fixed, v.learner, v.rounds, v.utility, WINDOW, track))
             file = folder / f"{v.name.replace(', ', '-').replace(' ', '_')}-{seed}.npz"
             found = kept(file, settings, lambda v=v, seed=seed: trained(v, size, seed))  # type: ignore[misc]
             policies[v.name].append(found)

@@ -21,6 +21,7 @@ LONGER = "regression, recurrent, twice as long"
 PRIVILEGED = ("feature-bayes", "decoder-oracle", "oracle")
 DRAWN = ("linucb", "empirical-bayes", "feature-bayes", *MAIN, LONGER)
 HISTORY = 300_000  # interactions of 1,000 users, from which the benchmark's agents learn
+MADE_BY = "experiments/adaptation.py"
 SMOOTH = 15  # interactions in the moving average
 
 
@@ -213,4 +214,4 @@ def write_page(path: Path, measured: Measured) -> None:
             "![Gain by training interactions](images/adaptation-training.png)",
         )
     )
-    replace_figures(path.resolve(), "experiments/adaptation.py", text)
+    replace_figures(path.resolve(), MADE_BY, text)

@@ -21,12 +21,27 @@ def replace_figures(page: str | Path, made_by: str, text: str) -> None:
     """Puts ``text`` between the markers of a page, a full path or one in ``docs/``.
 
     Raises:
-        ValueError: If the page has no such markers.
+        ValueError: If there is no such page, or it has no such markers.
     """
+    head, begin, tail = _around(page, made_by)
+    write_whole(DOCS / page, f"{head}{begin}\n\n{text.strip()}\n\n{_END}{tail}")
+
+
+def check_page(page: str | Path, made_by: str) -> None:
+    """Checks that ``replace_figures`` will have a place, before long work.
+
+    Raises:
+        ValueError: If there is no such page, or it has no such markers.
+    """
+    _around(page, made_by)
+
+
+def _around(page: str | Path, made_by: str) -> tuple[str, str, str]:
+    """Returns what stands before the figures, the marker they begin at, and the rest."""
     path, begin = DOCS / page, _BEGIN.format(made_by)
-    old = path.read_text("utf-8")
-    if begin not in old or _END not in old:
+    if not path.is_file():
+        raise ValueError(f"{page}: expected a page with {begin} ... {_END}, found none")
+    head, _, rest = path.read_text("utf-8").partition(begin)
+    if _END not in rest:
         raise ValueError(f"{page}: expected {begin} ... {_END}")
-    head, _, rest = old.partition(begin)
-    tail = rest.partition(_END)[2]
-    write_whole(path, f"{head}{begin}\n\n{text.strip()}\n\n{_END}{tail}")
+    return head, begin, rest.partition(_END)[2]

@@ -2,6 +2,7 @@
 
 import os
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -20,10 +21,12 @@ import adaptation_readers as readers  # noqa: E402
 import adaptation_training as training  # noqa: E402
 
 from personalllm_env.adapters.policies import PolicyAgent  # noqa: E402
+from personalllm_env.agents.simple import Uniform  # noqa: E402
 from personalllm_env.belief import RidgeBelief  # noqa: E402
 from personalllm_env.benchmark.tracks import TRACKS  # noqa: E402
 from personalllm_env.data import load_bank  # noqa: E402
 from personalllm_env.envs.wrappers import VectorAugmented  # noqa: E402
+from personalllm_env.registry import find_agent  # noqa: E402
 from personalllm_env.runner import prior_for, run  # noqa: E402
 from personalllm_env.streams import derived_seed  # noqa: E402
 
@@ -187,24 +190,55 @@ def told_of(features, action, log_chance, goal):
 def test_the_first_step_of_ppo_is_the_policy_gradient():
     """At the law it was drawn from: minus the mean of gain * grad log law, by hand."""
     torch.manual_seed(0)
-    logits, values = torch.randn(50, 8, requires_grad=True), torch.randn(50, 8)
+    logits, values = (torch.randn(50, 8, requires_grad=True) for _ in range(2))
     action, goal = torch.randint(8, (50,)), torch.randn(50)
     law = torch.softmax(logits, -1).detach()
     chance = law.gather(1, action[:, None])[:, 0].log()
     told = told_of(torch.zeros(50, 8, 32), action, chance, goal)
     loss = training.PPO(entropy=0.0).loss(policies.Judged(logits, values), told)
     loss.backward()
-    gain = (goal - (law * values).sum(1)) / goal.std()
+    gain = (goal - (law * values).sum(1).detach()) / goal.std()
     one = torch.nn.functional.one_hot(action, 8)
     torch.testing.assert_close(logits.grad, -gain[:, None] * (one - law) / 50)
+    expected = values.gather(1, action[:, None])[:, 0].detach()
+    torch.testing.assert_close(values.grad, ((expected - goal) / 50)[:, None] * one)
 
 
-@pytest.mark.parametrize(("ratio", "moves"), [(1.0, True), (1.19, True), (1.3, False)])
-def test_ppo_stops_at_the_clip(ratio, moves):
-    """What has become likelier by more than a fifth, and was good, is pushed no further."""
+def test_entropy_pulls_towards_the_uniform_law():
+    """With nothing to gain the likelier action loses weight, and the others win."""
+    logits = torch.zeros(2, 8)
+    logits[:, 4] = 1.0
+    logits.requires_grad_()
+    chance = torch.log_softmax(logits, -1)[:, 4].detach()
+    goal = torch.tensor([-1.0, 1.0])
+    told = told_of(torch.zeros(2, 8, 32), torch.tensor([4, 4]), chance, goal)
+    values = goal[:, None].expand(2, 8)  # as good as expected
+    training.PPO(entropy=0.1).loss(policies.Judged(logits, values), told).backward()
+    down = -logits.grad.sign()
+    one = torch.nn.functional.one_hot(torch.tensor([4, 4]), 8)
+    torch.testing.assert_close(down, 1.0 - 2 * one)
+
+
+@pytest.mark.parametrize(
+    ("ratio", "good", "moves"),
+    [
+        (1.0, True, True),
+        (1.19, True, True),
+        (1.3, True, False),
+        (0.7, True, True),
+        (0.81, False, True),
+        (0.7, False, False),
+        (1.3, False, True),
+    ],
+)
+def test_ppo_stops_at_the_clip(ratio, good, moves):
+    """What has become likelier by more than a fifth, and was good, is pushed no further.
+
+    Nor what has become so much less likely, and was bad; but what went the wrong way is.
+    """
     logits = torch.zeros(2, 8, requires_grad=True)
     chance = torch.full((2,), 1 / 8 / ratio).log()
-    goal = torch.tensor([1.0, 3.0])  # above the expected 0
+    goal = torch.tensor([1.0, 3.0]) * (1 if good else -1)  # above the expected 0, or below
     told = told_of(torch.zeros(2, 8, 32), torch.tensor([2, 5]), chance, goal)
     judged = policies.Judged(logits, torch.zeros(2, 8))
     training.PPO(entropy=0.0).loss(judged, told).backward()
@@ -236,6 +270,32 @@ def test_the_same_seed_trains_the_same_policy(name):
     torch.manual_seed(321)
     assert torch.equal(weights(0), first)
     assert not torch.equal(weights(1), first)
+
+
+def test_users_are_met_once(monkeypatch):
+    """Only the first round has a seed: the environment goes on from where it was."""
+    made, seeds = gym.make_vec, []
+
+    def make_vec(*args, **kwargs):
+        env = made(*args, **kwargs)
+        reset = env.reset
+        env.reset = lambda **given: seeds.append(given["seed"]) or reset(**given)
+        return env
+
+    monkeypatch.setattr(gym, "make_vec", make_vec)
+    training.train(training.build(NETS["nothing"], 0), PPO, QUICK, TRACK, 0)
+    assert seeds == [derived_seed(0, "training users"), None]
+
+
+def test_policies_are_measured_on_the_test_side():
+    size = adaptation.Size(users=5, seeds=2, history_users=5)
+    expected = []
+    for seed in range(2):
+        test = TRACK.sides(load_bank(), seed).test
+        agent = Uniform(prior_for(Uniform, test))
+        expected.append(run(agent, test, num_users=5, seed=seed).regret)
+    found = adaptation.regrets(lambda: find_agent("uniform"), size, range(2))
+    np.testing.assert_allclose(found, np.concatenate(expected), rtol=1e-6)
 
 
 def test_a_policy_without_memory_becomes_the_popular_one():
@@ -324,6 +384,26 @@ def test_what_was_trained_is_kept_and_not_trained_again(tmp_path):
     assert sorted(path.parent.iterdir()) == [path]
 
 
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        (["--size", "quick"], "needs --out"),
+        (["--out", "none.md"], "none.md: expected a page"),
+        (["--size", "quick", "--out", "bare.md"], "bare.md: expected <!-- figures"),
+    ],
+)
+def test_a_page_that_cannot_be_written_is_found_beforehand(
+    options, problem, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "bare.md").write_text("no markers\n")
+    monkeypatch.setattr(sys, "argv", ["adaptation", *options])
+    with pytest.raises(SystemExit):
+        adaptation.main()
+    assert problem in capsys.readouterr().err
+    assert not (tmp_path / "results").exists()
+
+
 @pytest.mark.slow
 def test_the_command_runs_and_writes_its_page(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
@@ -357,6 +437,67 @@ def example(name, steps, tmp_path):
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "mine.png").stat().st_size > 10_000
     return done.stdout
+
+
+def after_running(name, steps, tmp_path, monkeypatch):
+    """Returns an example's variables at its end."""
+    monkeypatch.setenv("MPLBACKEND", "Agg")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [name, str(steps)])
+    return runpy.run_path(str(ROOT / "examples" / f"{name}.py"))
+
+
+@pytest.mark.parametrize(("name", "steps"), [("ppo", 7680), ("recurrent_ppo", 6400)])
+def test_the_example_has_the_advantages_and_the_loss_of_ppo(name, steps, tmp_path, monkeypatch):
+    """After one update: sums of deltas for the recursion, cases for the clipped minimum."""
+    end = after_running(name, steps, tmp_path, monkeypatch)
+    num_steps, users = end["HORIZON"], end["USERS"]
+    gain, goal = (x.view(num_steps, users) for x in end["data"][-2:])
+    value, reward = goal - gain, end["reward"]
+    after = torch.cat([value[1:], torch.zeros(1, users)])
+    delta = reward + end["GAMMA"] * after - value
+    share = (end["GAMMA"] * end["LAMBDA"]) ** torch.arange(num_steps)
+    exact = [(share[: num_steps - t, None] * delta[t:]).sum(0) for t in range(num_steps)]
+    torch.testing.assert_close(gain, torch.stack(exact), atol=1e-4, rtol=1e-3)
+    noise = (reward - end["utility"]).std()  # .5: it learns from what is heard
+    assert 0.45 < float(noise) < 0.55
+    assert reward.var() > end["utility"].var() + 0.1
+
+    policy, adv = end["policy"], end["adv"]  # of the last batch
+    ratio = (policy.log_prob(end["a"]) - end["logp"]).exp()
+    good = torch.minimum(ratio, torch.tensor(1.2)) * adv
+    bad = torch.maximum(ratio, torch.tensor(0.8)) * adv
+    actor = -torch.where(adv > 0, good, bad).mean()
+    assert (torch.where(adv > 0, ratio > 1.2, ratio < 0.8)).any()
+    wanted = end["target" if name == "ppo" else "goal"]
+    critic = 0.5 * ((end["value"] - wanted[: len(end["value"])]) ** 2).mean()
+    loss = actor + critic - 0.01 * policy.entropy().mean()
+    torch.testing.assert_close(end["loss"], loss)
+
+
+def test_targets_of_the_dqn_example_end_with_the_episode(tmp_path, monkeypatch):
+    end = after_running("dqn", 64 * 115, tmp_path, monkeypatch)
+    done, t, b = end["step"] + 1, end["t"], end["b"]
+    going = torch.arange(done) % 30 != 29
+    assert torch.equal(end["going"][:done, 0], going)
+    past = ~going[t]
+    assert past.any()
+    reward = end["reward"][t, b]
+    assert torch.equal(end["goal"][past], reward[past])
+    ahead = end["target"](end["seen"][t + 1, b])[..., 0].amax(1)
+    torch.testing.assert_close(end["goal"], reward + 0.5 * going[t] * ahead)
+    assert (t < end["now"]).all()  # what comes next is known
+    noise = end["reward"][end["now"]] - torch.from_numpy(end["info"]["utility"])
+    assert 0.35 < float(noise.std()) < 0.65  # .5, from 64 draws
+
+
+@pytest.mark.parametrize("name", ["ppo", "dqn", "recurrent_ppo"])
+def test_the_example_says_what_it_takes(name, tmp_path):
+    command = [sys.executable, str(ROOT / "examples" / f"{name}.py"), "many"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "argument steps: invalid int value: 'many'" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.slow
