@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from personalllm_env.bank import ResponseBank
 from personalllm_env.database import record_history
 from personalllm_env.feedback import feedback_model
+from personalllm_env.laws import ask
 from personalllm_env.runner import observe_for, prior_for, run
 from personalllm_env.session import Session
 from personalllm_env.task import Task
-from personalllm_env.types import Agent, LearnsFromHistory
+from personalllm_env.types import (
+    Action,
+    Agent,
+    LearnsFromHistory,
+    Observation,
+    SaysProbabilities,
+)
 from personalllm_env.users import DirichletUsers
 
 
@@ -69,7 +76,8 @@ def check_agent(agent_class: type, **settings: Any) -> None:
     It must be buildable from ``PriorKnowledge``, act within the action space, repeat itself
     under one seed, forget its users at ``reset`` (while what ``fit`` taught survives), use no
     randomness but the generator it is given, leave observations as they are, and serve any
-    number of users.
+    number of users. One with ``probabilities`` must say the law of what it shows, where it
+    shows one response, and be no other for having been asked.
 
     Args:
         agent_class: The class to check.
@@ -77,7 +85,8 @@ def check_agent(agent_class: type, **settings: Any) -> None:
 
     Raises:
         AssertionError: Naming the task and the broken clause.
-        ValueError: If declared privileges are unknown or actions leave the action space.
+        ValueError: If declared privileges are unknown, actions leave the action space, or
+            probabilities are none or contradict ``act``.
     """
     assert isinstance(getattr(agent_class, "privileges", None), frozenset), (
         f"{agent_class.__name__} must have privileges: a frozenset, empty for an honest agent"
@@ -90,6 +99,7 @@ def check_agent(agent_class: type, **settings: Any) -> None:
         if isinstance(agent, LearnsFromHistory):
             agent.fit(record_history(task, num_users=20, seed=7))
         _check_repeats(agent, task, name)
+        _check_law(agent, task, name)
         _check_leaves_observation(agent, task, name)
 
 
@@ -110,6 +120,28 @@ def _check_repeats(agent: Agent, task: Task, name: str) -> None:
     assert untouched, f"{name}: the agent draws from NumPy's global generator"
     one = run(agent, task, num_users=1, seed=2)
     assert one.utility.shape == (1, task.horizon), f"{name}: one user must do"
+
+
+def _check_law(agent: Agent, task: Task, name: str) -> None:
+    """Checks what an agent says of itself along a run, and that asking changes nothing."""
+    if task.num_shown > 1 or not isinstance(agent, SaysProbabilities):
+        return
+
+    class Asked:
+        """The agent, asked for its law before it acts."""
+
+        privileges: ClassVar[frozenset[str]] = type(agent).privileges
+        reset, update = agent.reset, agent.update
+
+        def act(self, observation: Observation) -> Action:
+            return ask(agent, observation, task.num_shown)[0]
+
+    unasked = run(agent, task, num_users=5, seed=0)
+    asked = run(Asked(), task, num_users=5, seed=0)
+    assert np.array_equal(unasked.utility, asked.utility), (
+        f"{name}: a run in which probabilities() is asked differs; it must draw and change "
+        "nothing"
+    )
 
 
 def _check_leaves_observation(agent: Agent, task: Task, name: str) -> None:

@@ -129,6 +129,18 @@ class Agent(Protocol):
 
 
 @runtime_checkable
+class SaysProbabilities(Protocol):
+    """An agent that knows how likely it is to show each response."""
+
+    def probabilities(self, observation: Observation) -> Float[np.ndarray, "B K"]:
+        """Returns the law of what ``act`` will return for this observation.
+
+        It is asked just before ``act``, of an agent that shows one response, and draws nothing.
+        """
+        ...
+
+
+@runtime_checkable
 class LearnsFromHistory(Protocol):
     """An agent that can be fitted on other users' interactions before it meets its own."""
 

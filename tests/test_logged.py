@@ -7,13 +7,13 @@ import pytest
 
 from personalllm_env.database import check_database
 from personalllm_env.feedback import feedback_model
-from personalllm_env.logged.exploring import SaysProbabilities
 from personalllm_env.logged.log import check_log
 from personalllm_env.logged.record import build_agent, record_duels, record_log
 from personalllm_env.registry import find_agent
 from personalllm_env.runner import run
 from personalllm_env.streams import derived_seed
 from personalllm_env.testing import check_agent, tiny_tasks
+from personalllm_env.types import SaysProbabilities
 from personalllm_env.users import UserPopulation
 
 K = 4
@@ -323,13 +323,15 @@ def test_what_cannot_be_logged_is_refused(tasks):
 @pytest.mark.parametrize(
     ("law", "words"),
     [
-        (lambda b: np.full((b, K), 0.3), "add up to 1"),
-        (lambda b: np.full((b, K - 1), 1 / 3), "got shape"),
-        (lambda b: np.tile([1.5, -0.5, 0, 0], (b, 1)), "not negative"),
+        (lambda b: np.full((b, K), 0.3), r"for user 0, which add up to 1\.2"),
+        (lambda b: np.full((b, K - 1), 1 / 3), r"\(3, 4\), got shape \(3, 3\)"),
+        (lambda b: np.tile([1.5, -0.5, 0, 0], (b, 1)), r"in \[0, 1\].*got \[1\.5"),
+        (lambda b: np.full((b, K), np.nan), r"got \[nan"),
+        (lambda b: np.eye(K)[[2, 2, 0]], r"act shows response 2 to user 2.*probability 0"),
     ],
 )
 def test_a_law_that_is_none_is_refused(tasks, law, words):
-    with pytest.raises(ValueError, match=words):
+    with pytest.raises(ValueError, match=f"Says.*{words}"):
         record_log(Says(law), tasks["reward"], num_users=3, seed=0)
 
 
@@ -337,7 +339,7 @@ def test_a_law_that_is_none_is_refused(tasks, law, words):
 def test_a_bad_action_is_refused_even_if_it_were_replaced(tasks, action):
     spy = Spy()
     spy.act = lambda observation: action
-    with pytest.raises(ValueError, match=r"act must return integers in 0\.\.3"):
+    with pytest.raises(ValueError, match=r"Spy\.act must return integers in 0\.\.3"):
         record_log(spy, tasks["reward"], num_users=3, seed=0, exploration=1)
 
 
@@ -359,9 +361,10 @@ def changed(log, name, row, value):
         ("user", 99, "user, row 12: expected sorted"),
         ("t", 0, "t, row 11: expected rising"),
         ("prompt", 60, r"prompt, row 11: expected in 0\.\.59"),
-        ("order", 0, "order, row 11: expected a permutation"),
+        ("order", 0, r"order, row 11: expected a permutation .*, got \[0, 0, 0, 0\]"),
         ("action", 4, r"action, row 11: expected in 0\.\.3"),
-        ("propensity", 0.0, r"propensity, row 11: expected in \(0, 1\]"),
+        ("propensity", 0.0, r"propensity, row 11: expected in \(0, 1\], got 0\.0"),
+        ("propensity", np.nan, r"propensity, row 11: expected in \(0, 1\], got nan"),
         ("propensity", 0.5, "propensity, row 11: expected the probability of what was shown"),
         ("probabilities", -0.1, "probabilities, row 11: expected not negative"),
         ("probabilities", 0.3, "probabilities, row 11: expected that add up to 1"),

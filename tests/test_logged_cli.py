@@ -1,6 +1,7 @@
 """The command ``log``, end to end: every format, and one-sentence errors."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -51,10 +52,11 @@ def refused(result, *words):
 
 
 def test_a_folder_for_the_hub(banks):
-    arguments = ("--bank", banks["tiny"], "--out", "log", "--exploration", ".5", *SIZES)
+    sizes = ("--users", "6", "--horizon", "4", "--history", "20")  # as compare calls it
+    arguments = ("--bank", banks["tiny"], "--out", "log", "--exploration", ".5", *sizes)
     good(invoke(*arguments), "24 interactions of 6 users, logged by linucb, in log (hub)")
     [file] = Path("log/data").iterdir()
-    log = open_log(file, open_bank(banks["tiny"]))
+    log = open_log("log", banks["tiny"])
     assert set(log.propensity) == {0.125, 0.625}
     assert log.truth is None
     assert about_log(file)["facts"]["agent"] == "linucb"
@@ -117,15 +119,69 @@ def test_errors_are_one_sentence(banks):
         invoke("--agent", "linucb@foo=3", "--out", "x", *bank), "agent 'linucb@foo=3'", "foo"
     )
     Path("file").write_text("here")
-    beneath = Path("file", "x-v0")
-    for format in ("hub", "obp", "vw", "rllib"):
+    for format, name in {"hub": "x", "obp": "x", "vw": "x", "rllib": "x.parquet"}.items():
+        beneath = Path("file", name)
         refused(
             invoke("--format", format, "--out", beneath, *bank), f"{beneath} cannot be written"
         )
     Path("file").unlink()
+    assert not list(Path().iterdir())
+
+
+def test_what_cannot_be_written_is_not_recorded(banks, monkeypatch):
+    from personalllm_env.logged import export
+
+    monkeypatch.delattr(export, "record_log")
+    bank = ("--bank", banks["tiny"], *SIZES)
     likes = ("--format", "obp", "--truth", "--feedback", "like")
     refused(invoke(*likes, "--out", "x", *bank), "the expected reward is known")
+    refused(invoke("--format", "rllib", "--out", "x.rllib", *bank), "called *.parquet, such as")
     assert not list(Path().iterdir())
+
+
+OWN = """
+import numpy as np
+
+class Mine:
+    privileges = frozenset()
+
+    def __init__(self, prior):
+        self.k = prior.num_responses
+
+    def reset(self, num_users, rng):
+        self.b = num_users
+
+    def act(self, observation):
+        return np.full((self.b, 1), 2)
+
+    def update(self, observation, action, feedback):
+        pass
+
+class Nan(Mine):
+    def probabilities(self, observation):
+        return np.full((self.b, self.k), np.nan)
+
+class Never(Mine):
+    def probabilities(self, observation):
+        return np.eye(self.k)[np.zeros(self.b, int)]
+"""
+
+
+@pytest.mark.parametrize("format", ["hub", "obp", "vw", "rllib", "minari", "dpo"])
+def test_a_law_that_is_none_leaves_nothing_in_any_format(banks, monkeypatch, format):
+    if format == "minari":
+        pytest.importorskip("minari")
+        pytest.importorskip("h5py")
+    Path("own_laws.py").write_text(OWN, encoding="utf-8")
+    monkeypatch.syspath_prepend(str(Path.cwd()))
+    monkeypatch.delitem(sys.modules, "own_laws", raising=False)
+    feedback = ("--feedback", "stars", "--prompts", "1")
+    given = (*feedback, "--exploration", "0", "--bank", banks["words"], *SIZES)
+    out = {"rllib": "x.parquet", "minari": "x-v0"}.get(format, "x")
+    for name, words in {"Nan": "got [nan, nan", "Never": "act shows response 2"}.items():
+        agent = ("--agent", f"own_laws:{name}", "--format", format, "--out", out)
+        refused(invoke(*agent, *given), f"{name}.probabilities", words)
+    assert {p.name for p in Path().iterdir()} <= {"own_laws.py", "__pycache__"}
 
 
 def test_an_interrupt_leaves_nothing(banks, monkeypatch):

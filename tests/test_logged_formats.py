@@ -20,6 +20,8 @@ from personalllm_env.logged.obp import (
     open_bandit_feedback,
     save_bandit_feedback,
 )
+from personalllm_env.logged.off_policy import estimate, hidden_from
+from personalllm_env.logged.off_policy_models import personal_rewards, pooled_rewards
 from personalllm_env.logged.preferences import (
     duel_pairs,
     pair_columns,
@@ -29,6 +31,7 @@ from personalllm_env.logged.preferences import (
 from personalllm_env.logged.record import build_agent, record_duels, record_log
 from personalllm_env.logged.replay import SelectStage, replay
 from personalllm_env.logged.rllib_files import write_rllib
+from personalllm_env.logged.vw import vw_examples, write_vw
 from personalllm_env.registry import find_agent
 from personalllm_env.testing import tiny_tasks
 
@@ -238,6 +241,12 @@ def test_rllibs_columns_are_what_the_flat_environment_returns(tasks, tmp_path, n
     np.testing.assert_allclose(np.exp(table["action_logp"]), log.propensity, rtol=1e-6)
 
 
+def test_rllibs_file_has_a_name_that_rllib_finds(tasks, tmp_path):
+    with pytest.raises(ValueError, match=r"called \*\.parquet, such as .*, got .*log\.rllib"):
+        write_rllib(log_of(tasks["reward"]), tasks["reward"], tmp_path / "log.rllib")
+    assert not list(tmp_path.iterdir())
+
+
 def test_rllibs_file_is_written_whole_or_not_at_all(tasks, tmp_path):
     log = log_of(tasks["reward"])
     with pytest.raises(ValueError, match="another task"):
@@ -340,6 +349,8 @@ def test_other_banks_and_damaged_files_are_refused(tasks, tmp_path):
         about_log(path)
     with pytest.raises(FileNotFoundError):
         open_log(tmp_path / "none", bank)
+    with pytest.raises(FileNotFoundError, match="a log's file, or a folder with data/train"):
+        open_log(tmp_path, bank)
     with pytest.raises(ValueError, match="needs a bank with texts"):
         save_log(log, path, bank, texts=True)
     with pytest.raises(ValueError, match="needs a log with truth"):
@@ -364,7 +375,9 @@ def test_datasets_loads_the_folder(tasks, tmp_path, words):
         assert row["prompt_text"] == texts.prompts[log.prompt[5]]
         shown = row["response_texts"][row["action"]]
         assert shown == texts.responses[log.prompt[5]][log.shown[5]]
-    same(log.without_truth(), open_log(file, task.bank))
+    for path in (file, tmp_path / "log"):
+        same(log.without_truth(), open_log(path, task.bank))
+    assert about_log(tmp_path / "log") == about_log(file)
 
 
 def test_the_card_is_one_that_the_hub_reads(tasks, tmp_path):
@@ -503,6 +516,40 @@ def test_no_pairs_and_no_texts_are_errors(tasks, tmp_path):
         with pytest.raises(ValueError, match="'tiny' has none"):
             write(duels, tasks["duel"].bank)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda duels, task, path: write_vw(duels, path),
+        lambda duels, task, path: bandit_feedback(duels),
+        lambda duels, task, path: save_log(duels, path, task.bank),
+        lambda duels, task, path: write_hub(duels, path, task.bank),
+        write_rllib,
+        lambda duels, task, path: reward_pairs(duels),
+        lambda duels, task, path: pooled_rewards(duels),
+        lambda duels, task, path: personal_rewards(duels),
+        lambda duels, task, path: estimate(duels, np.ones((1, 4)), np.ones((1, 4))),
+        lambda duels, task, path: hidden_from(task, duels),
+    ],
+)
+def test_duels_are_no_log(tasks, tmp_path, unchecked_shapes, use):
+    duels = record_history(tasks["duel"], num_users=4, seed=0)
+    with pytest.raises(ValueError, match=r"expected a Log, .*, got a Database"):
+        use(duels, tasks["duel"], tmp_path / "log.parquet")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_log_is_no_duels(tasks, unchecked_shapes):
+    with pytest.raises(ValueError, match=r"expected a Database, .*got a Log; .*reward_pairs"):
+        duel_pairs(log_of(tasks["reward"]))
+
+
+@pytest.mark.parametrize("write", [bandit_feedback, lambda log: next(vw_examples(log))])
+def test_formats_refuse_a_log_that_does_not_fit_together(tasks, write):
+    log = log_of(tasks["reward"])
+    with pytest.raises(ValueError, match=r"propensity, row 1: expected in \(0, 1\], got nan"):
+        write(replace(log, propensity=np.full(96, np.nan)))
 
 
 def test_flat_stands_for_gymnasiums_order():

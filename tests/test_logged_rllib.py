@@ -1,13 +1,17 @@
 """Logs as RLlib's offline columns, learnt from by the real library."""
 
+import re
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import pytest
 
 pytest.importorskip("ray.rllib")
 
+PAGE = Path(__file__).parents[1] / "docs" / "libraries" / "logged-data.md"
+# On two cores, with the page's own words in place of RECIPE.
 LEARN = textwrap.dedent(
     """
     import os
@@ -23,25 +27,16 @@ LEARN = textwrap.dedent(
     import personalllm_env
     from personalllm_env.envs.wrappers import Flat
 
-    def main(path, name):
+    def main(name):
         torch.set_num_threads(1)
         ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
         env = Flat(gym.make("PersonalLLM/Select-v0", horizon=10))
-        spaces = {"observation_space": env.observation_space, "action_space": env.action_space}
-        algorithm = (
-            {"BC": BCConfig, "MARWIL": MARWILConfig}[name]()
-            .environment(**spaces)
-            .offline_data(
-                input_=[path],
-                dataset_num_iters_per_learner=10,
-                map_batches_kwargs={"concurrency": 1, "num_cpus": 0.5},
-                iter_batches_kwargs={"prefetch_batches": 0},
-            )
-            .training(lr=3e-3, train_batch_size_per_learner=512)
-            .learners(num_learners=0)
-            .env_runners(num_env_runners=0)
-            .build_algo()
+        config = {"BC": BCConfig, "MARWIL": MARWILConfig}[name]()
+        config = (
+            RECIPE
         )
+        config = config.training(lr=3e-3, train_batch_size_per_learner=512)
+        algorithm = config.build_algo()
         losses = []
         for _ in range(3):
             result = algorithm.train()["learners"]["default_policy"]
@@ -70,9 +65,10 @@ def test_offline_algorithms_learn_from_the_file(tmp_path, name):
     log = record_log(agent, task, num_users=300, seed=0)
     write_rllib(log, task, tmp_path / "log.parquet")
     script = tmp_path / "learn.py"
-    script.write_text(LEARN, encoding="utf-8")
+    [recipe] = re.findall(r"```\n(config\..*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    script.write_text(LEARN.replace("RECIPE", recipe), encoding="utf-8")
     done = subprocess.run(
-        [sys.executable, str(script), str(tmp_path / "log.parquet"), name],
+        [sys.executable, str(script), name],
         capture_output=True,
         text=True,
         timeout=200,

@@ -60,6 +60,9 @@ def test_bad_files_and_empty_logs_are_refused(tasks, tmp_path):
     path.write_text("\n".join(lines) + "\n", encoding="ascii")
     with pytest.raises(ValueError, match="block of line 7: expected 'shared"):
         read_vw(path)
+    path.write_bytes(b"PK\x03\x04\xd2")  # as of another format
+    with pytest.raises(ValueError, match=r"log\.vw: expected Vowpal Wabbit's lines, got"):
+        read_vw(path)
     unlabelled = "shared |p 0:1\n|r 0:1\n\n"
     path.write_text(unlabelled, encoding="ascii")
     with pytest.raises(ValueError, match="expected one labelled response, got 0"):

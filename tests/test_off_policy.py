@@ -414,6 +414,91 @@ def test_privileged_targets_see_what_the_log_hides(tasks, name):
         op.target_probabilities(agent, log, np.random.default_rng(0))
 
 
+def test_targets_hear_as_late_as_the_logger_did(tasks):
+    """The log knows how late that was; who is given another delay chooses otherwise."""
+    task = tasks["late"]
+    agent = agent_for("linucb", task)
+    log = record_log(agent, task, num_users=25, seed=1, exploration=0.4)
+    rng = np.random.default_rng(0)
+    law = op.target_probabilities(agent, log, rng)
+    np.testing.assert_allclose(law, greedy_part(log, 0.4), atol=1e-12)
+    early = op.target_probabilities(agent, log, rng, delay=0)
+    assert (early != law).any()
+    foreign = op.target_probabilities(agent, replace(log, facts={}), rng)
+    assert np.array_equal(foreign, early)
+
+
+class Fixed:
+    """Shows the same response always, and may say any law."""
+
+    privileges = frozenset()
+
+    def __init__(self, action, law=None):
+        self.action = action
+        if law is not None:
+            self.probabilities = lambda observation: law
+
+    def reset(self, num_users, rng):
+        """Starts new users."""
+
+    def act(self, observation):
+        """Returns what it was given."""
+        return self.action
+
+    def update(self, observation, action, feedback):
+        """Learns nothing."""
+
+
+@pytest.mark.parametrize(
+    ("agent", "words"),
+    [
+        (
+            Fixed(None, np.full((5, 3), 1 / 3)),
+            r"probabilities .*shape \(5, 4\), got .*\(5, 3\)",
+        ),
+        (Fixed(None, np.full((5, 4), np.nan)), r"probabilities .*got \[nan, nan"),
+        (
+            Fixed(None, np.ones((5, 4))),
+            r"probabilities .*add up to 1, .* user 0, .* up to 4\.0",
+        ),
+        (Fixed(np.array([[0], [1], [9], [1], [0]])), r"act .*in 0\.\.3 .*got \[9\] for user 2"),
+        (Fixed(np.zeros(5, int)), r"act must return .*shape \(5, 1\), got int64 \(5,\)"),
+    ],
+)
+def test_targets_are_held_to_the_contract(tasks, agent, words):
+    task = tasks["reward"]
+    log = record_log(agent_for("uniform", task), task, num_users=5, seed=2, exploration=1.0)
+    with pytest.raises(ValueError, match=f"Fixed.{words}"):
+        op.target_probabilities(agent, log, np.random.default_rng(0))
+    if "act" in words:
+        with pytest.raises(ValueError, match=f"Fixed.{words}"):
+            replay_agent(agent, log, np.random.default_rng(0))
+
+
+@pytest.mark.parametrize("agent", ["linucb", Fixed])
+def test_agents_must_be_built(tasks, unchecked_shapes, agent):
+    task, rng = tasks["reward"], np.random.default_rng(0)
+    log = record_log(agent_for("uniform", task), task, num_users=5, seed=2, exploration=1.0)
+    for use in (
+        lambda: op.target_probabilities(agent, log, rng),
+        lambda: replay_agent(agent, log, rng),
+        lambda: record_log(agent, task, num_users=2, seed=0),
+    ):
+        with pytest.raises(ValueError, match="expected an agent that is built, such as Mine"):
+            use()
+
+
+def test_estimates_warn_of_what_the_logger_would_never_show(tasks):
+    task = tasks["reward"]
+    log = record_log(Fixed(np.full((9, 1), 2)), task, num_users=9, seed=2, exploration=0.0)
+    predicted = models.pooled_rewards(log)
+    law = np.tile([0.25, 0.0, 0.75, 0.0], (len(log), 1))
+    with pytest.warns(UserWarning, match=r"could never have shown 25\.0% of what"):
+        op.estimate(log, law, predicted)
+    op.estimate(log, np.tile([0.0, 0.0, 1.0, 0.0], (len(log), 1)), predicted)  # is silent
+    op.estimate(replace(log, probabilities=None), law, predicted)  # nobody knows
+
+
 def test_an_honest_target_is_not_shown_what_is_hidden(tasks):
     task = tasks["reward"]
     log = record_log(agent_for("uniform", task), task, num_users=3, seed=2, exploration=1.0)
@@ -471,10 +556,13 @@ def test_silent_interactions_are_left_out(tasks, unchecked_shapes):
     made = op.estimate(log, law, predicted)
     assert made["IPS"].value == pytest.approx(log.reward[log.heard].mean())
     assert made["IPS"].count.sum() == log.heard.sum()
-    for bad in (law[1:], law[:, :3], np.where(law > 0, np.nan, law)):
-        with pytest.raises(ValueError, match=r"target: expected finite numbers of shape"):
+    hole = law.copy()
+    hole[7, 2] = np.nan
+    for bad, found in ((law[1:], "239, 4"), (law[:, :3], "240, 3"), (hole, "nan at .7, 2.")):
+        words = rf"expected finite numbers of shape \(240, 4\).* got .*{found}"
+        with pytest.raises(ValueError, match=f"target: {words}"):
             op.estimate(log, bad, predicted)
-        with pytest.raises(ValueError, match=r"predicted: expected finite numbers of shape"):
+        with pytest.raises(ValueError, match=f"predicted: {words}"):
             op.estimate(log, law, bad)
     with pytest.raises(ValueError, match="got silence"):
         op.estimate(replace(log, heard=np.zeros(len(log), dtype=bool)), law, predicted)
@@ -534,8 +622,10 @@ def test_personal_predictions_are_the_belief_of_one_user(uniform_log):
 
 
 def test_too_few_users_for_folds(uniform_log):
-    with pytest.raises(ValueError, match="folds or more of 3 users, got 5"):
+    with pytest.raises(ValueError, match="from 2 to the number of users, 3, got 5"):
         models.pooled_rewards(uniform_log.rows(uniform_log.user < 3))
+    with pytest.raises(ValueError, match="expected 2 users or more, got 1"):
+        models.personal_rewards(uniform_log.rows(uniform_log.user == 3))
     silent = replace(uniform_log, heard=np.zeros(len(uniform_log), dtype=bool))
     with pytest.raises(ValueError, match="got silence"):
         models.pooled_rewards(silent)
@@ -632,12 +722,30 @@ def test_a_log_that_cannot_be_replayed(tasks, uniform_log):
 # --- the example and the page -----------------------------------------------------------------
 
 
-def test_the_pages_code_runs(capsys):
+def test_the_pages_code_runs(capsys, tmp_path, monkeypatch):
+    from typer.testing import CliRunner
+
+    from personalllm_env.cli import app
+
     page = (EXAMPLE.parents[2] / "docs" / "off-policy.md").read_text(encoding="utf-8")
-    [code] = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
-    exec(compile(code, "off-policy.md", "exec"), {})
+    in_memory, on_disk = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    [command] = re.findall(r"```\npersonalllm-env (.*?)\n```", page)
+    monkeypatch.chdir(tmp_path)
+    mine = "from personalllm_env.agents.linear import LinUCB as Mine\n"
+    Path("mymodule.py").write_text(mine, encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    names = {}
+    exec(compile(in_memory, "off-policy.md", "exec"), names)
     printed = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in printed] == list(op.ESTIMATORS)
+    logged = CliRunner().invoke(app, command.split())
+    assert logged.exit_code == 0, logged.output
+    exec(compile(on_disk, "off-policy.md", "exec"), names)
+    effective, never, replayed = capsys.readouterr().out.splitlines()
+    assert 0 < float(effective.split()[0]) < 4000
+    assert float(never) == 0
+    value, low, high = (float(x) for x in replayed.strip("[]").split())
+    assert low < value < high
 
 
 def test_example(tmp_path):

@@ -17,7 +17,7 @@ LAYERS = (
         *("types", "streams", "bank", "extras", "files", "fingerprints", "storage"),
         *("text_index", "quiet", "waiting"),
     ),
-    ("users", "drift", "channels", "comparisons", "decoding"),
+    ("users", "drift", "channels", "comparisons", "decoding", "laws"),
     ("feedback", "data"),
     ("rewards", "language"),
     ("task",),

@@ -28,7 +28,9 @@ def log(
         float, typer.Option(help="How often, 0 to 1, a random response is shown instead.")
     ] = 0.2,
     users: Annotated[int, typer.Option(help="How many.")] = 1000,
-    interactions: Annotated[int, typer.Option(help="Per user.")] = 50,
+    interactions: Annotated[
+        int, typer.Option("--interactions", "--horizon", help="Per user.")
+    ] = 50,
     feedback: Annotated[
         str | None,
         typer.Option(

@@ -2,25 +2,14 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import ClassVar
 
 import numpy as np
 from jaxtyping import Float
 
+from personalllm_env.laws import ask
 from personalllm_env.task import Task
 from personalllm_env.types import Action, Agent, Feedback, Observation
-
-
-@runtime_checkable
-class SaysProbabilities(Protocol):
-    """An agent that knows how likely it is to show each response."""
-
-    def probabilities(self, observation: Observation) -> Float[np.ndarray, "B K"]:
-        """Returns the law of what ``act`` will return for this observation.
-
-        It is asked just before ``act``, of an agent that shows one response, and draws nothing.
-        """
-        ...
 
 
 class Exploring:
@@ -37,15 +26,12 @@ class Exploring:
 
     def reset(self, num_users: int, rng: np.random.Generator) -> None:
         """Starts B new users."""
-        self._num_users = num_users
         self._agent.reset(num_users, rng)
 
     def act(self, observation: Observation) -> Action:
         """Returns the agent's responses, or random ones."""
-        law = None
-        if self._s == 1 and isinstance(self._agent, SaysProbabilities):
-            law = self._checked_law(self._agent.probabilities(observation))
-        chosen, num = self._checked(self._agent.act(observation)), self._num_users
+        chosen, law = ask(self._agent, observation, self._s)
+        num = len(chosen)
         explore = self._rng.random(num) < self._exploration
         anything = self._rng.random((num, self._k)).argsort(axis=1)[:, : self._s]
         if self._s == 1:
@@ -61,34 +47,27 @@ class Exploring:
         """Tells the agent what was shown and heard."""
         self._agent.update(observation, action, feedback)
 
-    def _checked(self, action: object) -> Action:
-        """Returns the agent's action, even where it is not what will be shown."""
-        array, expected = np.asarray(action), (self._num_users, self._s)
-        good = array.shape == expected and array.dtype.kind in "iu"
-        if not good or (array < 0).any() or (array >= self._k).any():
-            raise ValueError(
-                f"act must return integers in 0..{self._k - 1} of shape {expected}, got "
-                f"{array.dtype} {array.shape}"
-            )
-        return array.astype(np.int64)
 
-    def _checked_law(self, law: Float[np.ndarray, "B K"]) -> Float[np.ndarray, "B K"]:
-        law, expected = np.asarray(law, dtype=np.float64), (self._num_users, self._k)
-        if law.shape != expected or law.min() < 0:
-            raise ValueError(
-                f"probabilities must be {expected} and not negative, got shape {law.shape} and "
-                f"at least {law.min(initial=0)}"
-            )
-        if (amiss := np.abs(law.sum(axis=1) - 1)).max() > 1e-6:
-            row = int(amiss.argmax())
-            raise ValueError(
-                f"probabilities must add up to 1; those of row {row} to {law[row].sum()}"
-            )
-        return law
+def check_built(agent: object) -> None:
+    """Checks that this is an agent, built, and not its class or its name.
+
+    Raises:
+        ValueError: Saying how one is built.
+    """
+    if isinstance(agent, type) or not isinstance(agent, Agent):
+        raise ValueError(
+            f"expected an agent that is built, such as Mine(task.prior_knowledge()) or "
+            f"build_agent(find_agent('linucb'), task), got {agent!r}"
+        )
 
 
 def explorer(agent: Agent, task: Task, exploration: float, seed: int) -> Exploring:
-    """Returns the agent made to explore, which sees what the agent is privileged to."""
+    """Returns the agent made to explore, which sees what the agent is privileged to.
+
+    Raises:
+        ValueError: If it is not built.
+    """
+    check_built(agent)
 
     class Allowed(Exploring):
         privileges = type(agent).privileges

@@ -80,10 +80,7 @@ class LogRequest:
             raise ValueError(
                 f"the bank {task.bank.name!r} has no texts; --bank text has, for one"
             )
-        if self.format == "minari":
-            from personalllm_env.logged.minari_files import need_minari
-
-            need_minari(self.out.name)
+        self._check_format(task)
         check_settings([find_agent(self.agent)], task)
         try:
             self.out.parent.mkdir(parents=True, exist_ok=True)
@@ -94,6 +91,22 @@ class LogRequest:
                 "--out"
             ) from error
         return task
+
+    def _check_format(self, task: Task) -> None:
+        """Checks what one format alone asks for; each is loaded when it is asked for."""
+        match self.format:
+            case "minari":
+                from personalllm_env.logged.minari_files import need_minari
+
+                need_minari(self.out.name)
+            case "rllib":
+                from personalllm_env.logged.rllib_files import need_parquet
+
+                need_parquet(self.out)
+            case "obp" if self.truth:
+                from personalllm_env.logged.obp import check_expected
+
+                check_expected(channel.name for channel in task.feedback.channels)
 
 
 def export(request: LogRequest, progress: Progress | None = None) -> str:

@@ -9,9 +9,8 @@ from personalllm_env.bank import ResponseBank
 from personalllm_env.files import folder_written_whole, write_whole
 from personalllm_env.histories import COLUMNS, card_body
 from personalllm_env.logged.log import Log
-from personalllm_env.logged.log_files import about_log, save_log
+from personalllm_env.logged.log_files import HUB_FILE, about_log, save_log
 
-_FILE = "data/train-00000-of-00001.parquet"
 TAGS = (
     "rl-environment",
     "reinforcement-learning",
@@ -54,16 +53,16 @@ def write_hub(
         truth: Whether the simulator's utilities are published, too.
 
     Returns:
-        The Parquet file, which ``open_log`` reads.
+        The Parquet file; ``open_log`` reads it, or the folder.
 
     Raises:
         FileExistsError: If there is something already.
         ValueError: As for ``save_log``.
     """
     with folder_written_whole(folder) as scratch:
-        save_log(log, scratch / _FILE, bank, texts=bank.texts is not None, truth=truth)
-        write_whole(scratch / "README.md", log_card(scratch / _FILE))
-    return Path(folder) / _FILE
+        save_log(log, scratch / HUB_FILE, bank, texts=bank.texts is not None, truth=truth)
+        write_whole(scratch / "README.md", log_card(scratch / HUB_FILE))
+    return Path(folder) / HUB_FILE
 
 
 def log_card(path: str | os.PathLike[str]) -> str:
@@ -104,7 +103,7 @@ rows = load_dataset("this/folder", split="train")
 ```python
 from personalllm_env.logged.log_files import open_log
 
-log = open_log("this/folder/{_FILE}", bank)
+log = open_log("this/folder", bank)
 ```
 """
 

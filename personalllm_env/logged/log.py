@@ -163,8 +163,14 @@ def check_log(log: Log, bank: ResponseBank | None = None, where: str = "log") ->
         where: What an error calls the log.
 
     Raises:
-        ValueError: Naming the column and the row (from 1) of what does not fit.
+        ValueError: Naming the column and the row (from 1) of what does not fit, or what else
+            than a log it is.
     """
+    if not isinstance(log, Log):
+        raise ValueError(
+            f"{where}: expected a Log, which record_log and open_log return, got a "
+            f"{type(log).__name__}"
+        )
     n, k = len(log), log.num_responses
     for name in _COLUMNS[1:]:
         if len(column := getattr(log, name)) != n:
@@ -190,27 +196,32 @@ def check_log(log: Log, bank: ResponseBank | None = None, where: str = "log") ->
     }
     for name, values in log.said.items():
         good[f"said {name}, finite"] = np.isfinite(values)
-    _check(good, where)
+    _check(good, log, where)
     if log.probabilities is not None:
-        _check_probabilities(log.probabilities, log, where)
+        _check(_good_probabilities(log.probabilities, log), log, where)
 
 
-def _check_probabilities(probabilities: Float[np.ndarray, "N K"], log: Log, where: str) -> None:
+def _good_probabilities(
+    probabilities: Float[np.ndarray, "N K"], log: Log
+) -> dict[str, Bool[np.ndarray, "N"]]:
     shown = np.take_along_axis(probabilities, log.action[:, None], axis=1)[:, 0]
     total = probabilities.sum(axis=1)
-    good = {
+    return {
         "probabilities, not negative": (probabilities >= 0).all(axis=1),
         "probabilities, that add up to 1": np.abs(total - 1) <= _SUMS_TO,
         "propensity, the probability of what was shown": np.abs(shown - log.propensity)
         <= _SUMS_TO,
     }
-    _check(good, where)
 
 
-def _check(good: Mapping[str, Bool[np.ndarray, "N"]], where: str) -> None:
+def _check(good: Mapping[str, Bool[np.ndarray, "N"]], log: Log, where: str) -> None:
     """Raises ValueError at the first row of the first column that is not as expected."""
+    columns = vars(log) | {f"said {name}": values for name, values in log.said.items()}
     for expected, rows in good.items():
         if not rows.all():
             name, _, wanted = expected.partition(", ")
-            row = int(np.argmin(rows)) + 1
-            raise ValueError(f"{where}: {name}, row {row}: expected {wanted}")
+            row = int(np.argmin(rows))
+            raise ValueError(
+                f"{where}: {name}, row {row + 1}: expected {wanted}, got "
+                f"{columns[name][row].tolist()}"
+            )

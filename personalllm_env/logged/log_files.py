@@ -9,12 +9,14 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from personalllm_env.bank import ResponseBank
+from personalllm_env.data import load_bank
 from personalllm_env.files import written_whole
 from personalllm_env.fingerprints import bank_facts, check_bank
 from personalllm_env.logged.log import Log, check_log
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 FORMAT = 1
+HUB_FILE = "data/train-00000-of-00001.parquet"
+"""Where the log is in a folder that ``write_hub`` wrote."""
 _KEY = b"personalllm_env_log"
 _KINDS = {  # NumPy's letters for the types that a column may have
     "user": "iu",
@@ -157,23 +161,25 @@ def _beside(table: pa.Table, columns: Mapping[str, pa.Array]) -> pa.Table:
 
 
 def open_log(
-    path: str | os.PathLike[str], bank: ResponseBank, *, same_bank: bool = True
+    path: str | os.PathLike[str], bank: ResponseBank | str, *, same_bank: bool = True
 ) -> Log:
     """Reads a log that ``save_log`` wrote, bit for bit; features are the bank's.
 
     Args:
-        path: The file.
-        bank: The bank that it is about.
+        path: The file, or the folder of ``write_hub`` and ``personalllm-env log``.
+        bank: The bank that it is about, or its name: see ``load_bank``.
         same_bank: Whether the bank's content must be that of the writer's.
 
     Raises:
         ValueError: Naming file, column and row (from 1) of what does not fit: another bank, a
             version that is not known, columns that are missing or of other types, empty cells,
             rows out of order, indices or probabilities out of range, a damaged file.
+        FileNotFoundError: If there is no such file, or no log in the folder.
     """
     import pyarrow as pa
     from pyarrow import parquet
 
+    bank, path = load_bank(bank), _file_of(path)
     where = os.fspath(path)
     try:
         with parquet.ParquetFile(path, page_checksum_verification=True) as file:
@@ -219,10 +225,21 @@ def about_log(path: str | os.PathLike[str]) -> dict[str, Any]:
     import pyarrow as pa
     from pyarrow import parquet
 
+    path = _file_of(path)
     try:
         return _about(parquet.read_schema(path).metadata or {}, os.fspath(path))
     except pa.ArrowException as error:
         raise ValueError(f"{path}: not Parquet, or a damaged file: {error}") from error
+
+
+def _file_of(path: str | os.PathLike[str]) -> Path:
+    """Returns the file of a log that is given as that, or as a folder for the hub."""
+    file = Path(path)
+    if not file.is_dir():
+        return file
+    if not (file / HUB_FILE).is_file():
+        raise FileNotFoundError(f"{file}: expected a log's file, or a folder with {HUB_FILE}")
+    return file / HUB_FILE
 
 
 def _about(metadata: Mapping[bytes, bytes], where: str) -> dict[str, Any]:

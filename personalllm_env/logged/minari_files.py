@@ -25,7 +25,7 @@ from personalllm_env.envs.generate import GenerateEnv
 from personalllm_env.envs.single import PersonalEnv
 from personalllm_env.extras import require
 from personalllm_env.files import folder_written_whole
-from personalllm_env.logged.log import Log
+from personalllm_env.logged.log import Log, check_log
 from personalllm_env.logged.replay import Episode, GenerateStage, SelectStage, Stage, replay
 
 _ROOT = "MINARI_DATASETS_PATH"
@@ -70,6 +70,7 @@ def write_minari(
         ValueError: If the name is none that Minari takes, or the log cannot be played again in
             the environment (``replay``).
     """
+    check_log(log)
     minari = need_minari(Path(path).name)
     if env.spec is None:
         raise ValueError("the environment must come from gym.make, which gives it a spec")

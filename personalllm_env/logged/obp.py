@@ -9,6 +9,7 @@ needed.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -16,7 +17,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from personalllm_env.files import written_whole
-from personalllm_env.logged.log import Log
+from personalllm_env.logged.log import Log, check_log
 
 _ARRAYS = {  # NumPy's letters for the types, and the numbers of axes
     "context": ("f", 2),
@@ -66,14 +67,12 @@ def bandit_feedback(log: Log, *, expected_reward: bool = False) -> BanditFeedbac
 
     Raises:
         ValueError: If nothing was said, or if the expected reward is asked for and not known:
-            in a log without truth, and where the reward is not the utility plus noise.
+            in a log without truth, and where the reward is not the utility plus noise. If the
+            log does not fit together.
     """
-    if expected_reward and (log.truth is None or next(iter(log.said), "") != "reward"):
-        raise ValueError(
-            "the expected reward is known in logs with truth whose first channel is 'reward'; "
-            f"this one has {'no' if log.truth is None else 'the'} truth and channels "
-            f"{', '.join(log.said)}"
-        )
+    check_log(log)
+    if expected_reward:
+        check_expected(log.said, truth=log.truth is not None)
     if not log.heard.any():
         raise ValueError(f"nothing was said in any of the {len(log)} interactions")
     log = log.spoken()
@@ -92,6 +91,24 @@ def bandit_feedback(log: Log, *, expected_reward: bool = False) -> BanditFeedbac
         "pscore": log.propensity.astype(np.float64),
         "user_idx": log.user.copy(),
     }
+
+
+def check_expected(channels: Iterable[str], *, truth: bool = True) -> None:
+    """Checks that an expected reward can be handed over.
+
+    Args:
+        channels: Their names, in the task's order.
+        truth: Whether the log has it.
+
+    Raises:
+        ValueError: If not.
+    """
+    names = list(channels)
+    if not truth or names[:1] != ["reward"]:
+        raise ValueError(
+            "the expected reward is known in logs with truth whose first channel is 'reward'; "
+            f"this one has {'the' if truth else 'no'} truth and channels {', '.join(names)}"
+        )
 
 
 def _context(log: Log) -> Float[np.ndarray, "N X"]:

@@ -12,6 +12,7 @@ that see ``off_policy_replay``.
 
 from __future__ import annotations
 
+import warnings
 from collections import deque
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -20,10 +21,11 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from personalllm_env.core import weights_at
+from personalllm_env.laws import checked_action, law_of
 from personalllm_env.logged import estimators
 from personalllm_env.logged.estimators import Estimate
-from personalllm_env.logged.exploring import SaysProbabilities
-from personalllm_env.logged.log import Log
+from personalllm_env.logged.exploring import check_built
+from personalllm_env.logged.log import Log, check_log
 from personalllm_env.runner import Progress
 from personalllm_env.session import Session, hush
 from personalllm_env.task import Task
@@ -31,6 +33,7 @@ from personalllm_env.types import Action, Agent, Feedback, Observation
 
 ESTIMATORS = ("IPS", "SNIPS", "DM", "DR", "SNDR")
 """What ``estimate`` returns, in this order."""
+_NEGLIGIBLE = 1e-3  # a share of the target's choices of which a log need not know
 
 
 class Hidden(NamedTuple):
@@ -50,6 +53,7 @@ def hidden_from(task: Task, log: Log) -> Hidden:
     Raises:
         ValueError: If it does not, or if its episodes are others.
     """
+    check_log(log)
     if log.seed is None:
         raise ValueError(
             "expected a log of this simulator, which holds its seed, got seed=None"
@@ -127,7 +131,7 @@ def target_probabilities(
     *,
     hidden: Hidden | None = None,
     draws: int = 1,
-    delay: int = 0,
+    delay: int | None = None,
     progress: Progress | None = None,
 ) -> Float[np.ndarray, "N K"]:
     """Takes an agent along a log; returns how likely it was to show each response.
@@ -144,18 +148,24 @@ def target_probabilities(
         hidden: What a privileged agent sees: ``hidden_from``.
         draws: How often an agent that does not say its law is asked to act; 1 will do for who
             draws nothing.
-        delay: After how many more interactions it hears what was said, as in the task.
+        delay: After how many more interactions it hears what was said. By default as the logger
+            did, if the log's facts know, and else at once.
         progress: As for ``runner.run``.
 
     Raises:
-        ValueError: If the agent is privileged to what is not given.
+        ValueError: If the agent is privileged to what is not given, if what it shows or says of
+            itself is not as ``laws.ask`` has it, if it is not built, or if the log does not
+            fit together.
     """
+    check_built(agent)
+    check_log(log)
+    delay = int(log.facts.get("delay", 0)) if delay is None else delay
     agent.reset(len(np.unique(log.user)), rng)
     law = np.zeros((len(log), log.num_responses))
     waiting: deque[tuple[Observation, Action, Feedback]] = deque()
     for moment in moments(log, hidden):
         observation = seen_by(agent, moment.observation, log.scores is not None)
-        law[moment.of_log] = _law(agent, observation, log.num_responses, draws)[moment.there]
+        law[moment.of_log] = _law(agent, observation, draws)[moment.there]
         heard = hushed(moment.feedback, moment.there)  # some have no more interactions
         waiting.append((observation, log.action[moment.rows, None], heard))
         if len(waiting) > delay:
@@ -165,15 +175,13 @@ def target_probabilities(
     return law
 
 
-def _law(
-    agent: Agent, observation: Observation, num_responses: int, draws: int
-) -> Float[np.ndarray, "U K"]:
-    if isinstance(agent, SaysProbabilities):
-        return np.asarray(agent.probabilities(observation), dtype=np.float64)
-    users = np.arange(len(observation.prompt))
-    law = np.zeros((len(users), num_responses))
+def _law(agent: Agent, observation: Observation, draws: int) -> Float[np.ndarray, "U K"]:
+    if (said := law_of(agent, observation)) is not None:
+        return said
+    law = np.zeros(observation.response_features.shape[:2])
     for _ in range(draws):
-        law[users, np.asarray(agent.act(observation))[:, 0]] += 1 / draws
+        drawn = checked_action(agent, agent.act(observation), observation, 1)
+        law[np.arange(len(law)), drawn[:, 0]] += 1 / draws
     return law
 
 
@@ -196,22 +204,23 @@ def estimate(
         predicted: The reward a model predicts for each response: ``reward_models``.
 
     Raises:
-        ValueError: If these are of another log, are no probabilities or numbers, or if nobody
-            spoke.
+        ValueError: If these are of another log, are no probabilities or numbers, if nobody
+            spoke, or if the log does not fit together.
+
+    Warns:
+        UserWarning: If the log holds its probabilities and the target shows what the logger
+            never would have: propensities cannot carry that.
     """
-    expected = (len(log), log.num_responses)
+    check_log(log)
     for name, values in (("target", target), ("predicted", predicted)):
-        if values.shape != expected or not np.isfinite(values).all():
-            raise ValueError(
-                f"{name}: expected finite numbers of shape {expected}, one per interaction and "
-                f"response of the log, got shape {values.shape}"
-            )
+        _check_table(name, values, (len(log), log.num_responses))
     spoken = log.heard
     if not spoken.any():
         raise ValueError("expected a log in which somebody says something, got silence")
     log, target, predicted = log.spoken(), target[spoken], predicted[spoken]
     reward, action, user = log.reward.astype(np.float64), log.action, log.user
     weights = estimators.importance_weights(target, action, log.propensity)
+    _warn_of_unsupported(log, target)
     given = reward, action, weights, target, predicted, user
     found = (
         estimators.ips(reward, weights, user),
@@ -221,3 +230,30 @@ def estimate(
         estimators.sndr(*given),
     )
     return dict(zip(ESTIMATORS, found, strict=True))
+
+
+def _check_table(
+    name: str, values: Float[np.ndarray, "N K"], expected: tuple[int, int]
+) -> None:
+    wanted = (
+        f"{name}: expected finite numbers of shape {expected}, one per interaction and "
+        "response of the log"
+    )
+    if values.shape != expected:
+        raise ValueError(f"{wanted}, got shape {values.shape}")
+    if not (finite := np.isfinite(values)).all():
+        row, response = np.unravel_index(int(finite.argmin()), expected)
+        raise ValueError(f"{wanted}, got {values[row, response]} at [{row}, {response}]")
+
+
+def _warn_of_unsupported(log: Log, target: Float[np.ndarray, "N K"]) -> None:
+    if log.probabilities is None:
+        return
+    share = estimators.unsupported(target, log.probabilities)
+    if share > _NEGLIGIBLE:
+        warnings.warn(
+            f"the logger could never have shown {share:.1%} of what the target would: there "
+            "IPS and SNIPS are blind, and DR and SNDR believe the model. Expected a log with "
+            "exploration above 0",
+            stacklevel=3,
+        )

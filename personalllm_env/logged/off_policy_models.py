@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from personalllm_env.belief import Evidence, RidgeBelief
-from personalllm_env.logged.log import Log
+from personalllm_env.logged.log import Log, check_log
 from personalllm_env.logged.off_policy import moments
 
 FOLDS = 5
@@ -25,11 +25,18 @@ def fold_of(user: Int[np.ndarray, "N"], folds: int = FOLDS) -> Int[np.ndarray, "
     """Returns in which fold each interaction is; a user's are all in one.
 
     Raises:
-        ValueError: If there are fewer users than folds.
+        ValueError: If there are fewer users than folds, or than 2.
     """
     users, who = np.unique(user, return_inverse=True)
+    if len(users) < 2:
+        raise ValueError(
+            f"a user's rewards are predicted from others': expected 2 users or more, got "
+            f"{len(users)}"
+        )
     if not 2 <= folds <= len(users):
-        raise ValueError(f"expected 2 folds or more of {len(users)} users, got {folds}")
+        raise ValueError(
+            f"expected folds= from 2 to the number of users, {len(users)}, got {folds}"
+        )
     return np.asarray(who % folds)
 
 
@@ -41,7 +48,11 @@ def pooled_rewards(log: Log, *, folds: int = FOLDS) -> Float[np.ndarray, "N K"]:
     Args:
         log: The interactions; a fold is predicted from the others.
         folds: How many.
+
+    Raises:
+        ValueError: If there are too few users for folds, or the log does not fit together.
     """
+    check_log(log)
     fold = fold_of(log.user, folds)
     tastes = _tastes(log, fold, folds)
     predicted = np.empty((len(log), log.num_responses))
@@ -63,7 +74,11 @@ def personal_rewards(
         log: The interactions; a fold starts at the taste of the others.
         folds: How many.
         ridge: How many interactions in the direction of a feature weigh as much as the others.
+
+    Raises:
+        ValueError: As for ``pooled_rewards``.
     """
+    check_log(log)
     fold = fold_of(log.user, folds)
     tastes = _tastes(log, fold, folds)
     predicted = np.empty((len(log), log.num_responses))

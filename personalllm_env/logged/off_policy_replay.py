@@ -19,7 +19,9 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from personalllm_env.estimates import Design, intervals, mean_ratio, ratio
-from personalllm_env.logged.log import Log
+from personalllm_env.laws import checked_action
+from personalllm_env.logged.exploring import check_built
+from personalllm_env.logged.log import Log, check_log
 from personalllm_env.logged.off_policy import Hidden, hushed, moments, seen_by
 from personalllm_env.runner import Progress
 from personalllm_env.types import Agent
@@ -65,7 +67,8 @@ def replay_agent(
 
     Unbiased where no response was less likely than ``least`` to be shown, users do not change
     within an episode, and prompts come independently of each other: interactions that did not
-    happen are left out, not waited for. An agent hears silence there.
+    happen are left out, not waited for. An agent hears silence there, and what is said at once,
+    also where the logger heard it late.
 
     Args:
         agent: Built, and fitted on others if it should be; not on the log's own users.
@@ -77,8 +80,11 @@ def replay_agent(
         progress: As for ``runner.run``.
 
     Raises:
-        ValueError: If ``least`` is not above 0, or above a probability in the log.
+        ValueError: If ``least`` is not above 0, or above a probability in the log, if the log
+            does not fit together, or if the agent is not built or shows none of its responses.
     """
+    check_built(agent)
+    check_log(log)
     least = _least(log, least)
     choosing, keeping = rng.spawn(2)
     num_users = len(np.unique(log.user))
@@ -88,7 +94,7 @@ def replay_agent(
     heard: list[np.ndarray] = []
     for moment in moments(log, hidden):
         observation = seen_by(agent, moment.observation, log.scores is not None)
-        action = np.asarray(agent.act(observation))[:, :1]
+        action = checked_action(agent, agent.act(observation), observation, 1)
         chance = least / log.propensity[moment.rows]
         lucky = keeping.random(num_users) < chance
         happens = moment.there & lucky & (action[:, 0] == log.action[moment.rows])

@@ -16,7 +16,7 @@ from personalllm_env.bank import ResponseBank
 from personalllm_env.database import Database
 from personalllm_env.files import written_whole
 from personalllm_env.generation.chats import answers, chat_for, user_token
-from personalllm_env.logged.log import Log
+from personalllm_env.logged.log import Log, check_log
 
 _ROWS_AT_ONCE = 4096
 
@@ -37,8 +37,13 @@ def duel_pairs(duels: Database) -> Pairs:
         duels: From ``record_duels`` or ``record_history``.
 
     Raises:
-        ValueError: If nobody was asked to choose, or nobody did.
+        ValueError: If nobody was asked to choose, or nobody did, or if this is a log.
     """
+    if not isinstance(duels, Database):
+        raise ValueError(
+            "expected a Database, which record_duels and record_history return, got a "
+            f"{type(duels).__name__}; pairs of a Log's ratings are reward_pairs"
+        )
     if "choice" not in duels.said or duels.action.shape[1] != 2:
         raise ValueError(
             "choices are said in duels, with feedback 'choice'; here "
@@ -63,8 +68,10 @@ def reward_pairs(log: Log, *, margin: float = 0.0) -> Pairs:
         margin: By how much the ratings differ at least; equal ones are no pair.
 
     Raises:
-        ValueError: If there is no such pair.
+        ValueError: If there is no such pair, if the log does not fit together, or if these are
+            duels.
     """
+    check_log(log)
     rows = np.flatnonzero(log.heard)
     rated = np.stack([log.user[rows], log.prompt[rows], log.shown[rows]], axis=1)
     different, group = np.unique(rated, axis=0, return_inverse=True)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from personalllm_env.channels import check_range
 from personalllm_env.core import candidates, utilities, weights_at
 from personalllm_env.database import Database, clicks_in_bank, record_history
-from personalllm_env.logged.exploring import SaysProbabilities, explorer
+from personalllm_env.logged.exploring import explorer
 from personalllm_env.logged.log import Log
 from personalllm_env.runner import Entrant, Progress, prior_for, run
 from personalllm_env.session import Session
@@ -21,7 +21,7 @@ from personalllm_env.streams import derived_seed
 from personalllm_env.task import Task
 from personalllm_env.types import Action, Agent, LearnsFromHistory
 
-__all__ = ["SaysProbabilities", "build_agent", "record_duels", "record_log"]
+__all__ = ["build_agent", "record_duels", "record_log"]
 
 _PURPOSE = "log"  # users of a log are not those of an evaluation with the same seed
 
@@ -95,7 +95,9 @@ def record_log(
         progress: As for ``runner.run``.
 
     Raises:
-        ValueError: If the task shows more than one response, or a number is out of range.
+        ValueError: If the task shows more than one response, a number is out of range, or what
+            the agent shows or says of itself is not as ``laws.ask`` has it, or if it is not
+            built.
     """
     if task.num_shown != 1:
         raise ValueError(
@@ -150,7 +152,8 @@ def record_duels(
         progress: As for ``runner.run``.
 
     Raises:
-        ValueError: If the task shows one response, or a number is out of range.
+        ValueError: If the task shows one response, a number is out of range, or what the agent
+            shows is none of the responses, or if it is not built.
     """
     if task.num_shown < 2:
         raise ValueError("duels are of tasks that show two responses; this one shows one")

@@ -166,9 +166,9 @@ def replay(log: Log, stage: Stage) -> Iterator[Episode]:
             is another: users then say something else than they did.
     """
     task = stage.task
+    check_log(log, task.bank)
     if log.seed is None:
         raise ValueError("only a log with the seed of its episodes can be played again")
-    check_log(log, task.bank)
     starts = _starts(log, task)
     acted = stage.actions(log)
     for first in range(0, log.num_users, _USERS_AT_ONCE):

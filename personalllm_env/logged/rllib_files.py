@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from itertools import chain, islice
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -39,14 +40,16 @@ def write_rllib(log: Log, task: Task, path: str | os.PathLike[str]) -> None:
     Args:
         log: Whole episodes that ``record_log`` recorded.
         task: The log's.
-        path: The file. A path or a folder of such files is RLlib's ``input_``.
+        path: The file, called ``*.parquet``: RLlib's ``input_`` finds no others, as a path or
+            in a folder.
 
     Raises:
-        ValueError: If the log cannot be played again on the task (``replay``), or observations
-            are not boxes alone (``recognise``).
+        ValueError: If the file's name ends otherwise, if the log cannot be played again on the
+            task (``replay``), or if observations are not boxes alone (``recognise``).
     """
     from pyarrow import parquet
 
+    need_parquet(path)
     if task.recognise:
         raise ValueError("a user's identity is no part of a vector: log without recognise")
     names = list(observation_space(task, "features").spaces)  # the order of Flat
@@ -58,6 +61,12 @@ def write_rllib(log: Log, task: Task, path: str | os.PathLike[str]) -> None:
     ):
         for table in chain([first], tables):
             writer.write_table(table)
+
+
+def need_parquet(path: str | os.PathLike[str]) -> None:
+    """Raises ValueError unless RLlib would find a file of this name."""
+    if Path(path).suffix != ".parquet":
+        raise ValueError(f"RLlib finds files called *.parquet, such as log.parquet, got {path}")
 
 
 def _tables(log: Log, episodes: Iterator[Episode], names: list[str]) -> Iterator[pa.Table]:

@@ -24,7 +24,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from personalllm_env.files import written_whole
-from personalllm_env.logged.log import Log
+from personalllm_env.logged.log import Log, check_log
 
 
 def vw_examples(log: Log, *, users: bool = True) -> Iterator[list[str]]:
@@ -36,7 +36,11 @@ def vw_examples(log: Log, *, users: bool = True) -> Iterator[list[str]]:
     Args:
         log: The interactions.
         users: Whether lines say whose they are, in namespace ``u``.
+
+    Raises:
+        ValueError: If the log does not fit together.
     """
+    check_log(log)
     prompts: dict[int, str] = {}
     responses: dict[int, list[str]] = {}  # written once, however often they occur
     for i in np.flatnonzero(log.heard).tolist():
@@ -73,7 +77,7 @@ def write_vw(log: Log, path: str | os.PathLike[str], *, users: bool = True) -> i
         How many interactions were written.
 
     Raises:
-        ValueError: If nothing was said.
+        ValueError: If nothing was said, or the log does not fit together.
     """
     if not log.heard.any():
         raise ValueError(f"nothing was said in any of the {len(log)} interactions")
@@ -104,7 +108,11 @@ def read_vw(path: str | os.PathLike[str]) -> VwData:
     """
     users, prompts, responses, labels = [], [], [], []
     line = 1
-    for block in Path(path).read_text(encoding="ascii").removesuffix("\n\n").split("\n\n"):
+    try:
+        text = Path(path).read_text(encoding="ascii")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: expected Vowpal Wabbit's lines, got {error}") from error
+    for block in text.removesuffix("\n\n").split("\n\n"):
         lines = block.split("\n")
         try:
             user, prompt = _shared(lines[0])
