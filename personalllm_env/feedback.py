@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from inspect import signature
+from typing import Any, TypeVar
 
 import numpy as np
 from jaxtyping import Float
@@ -26,6 +27,8 @@ from personalllm_env.channels import (
 from personalllm_env.comparisons import Choice, Click
 from personalllm_env.types import Feedback
 
+Part = TypeVar("Part")
+
 __all__ = [
     "CHANNELS",
     "Channel",
@@ -40,6 +43,7 @@ __all__ = [
     "Served",
     "Silence",
     "Stars",
+    "built",
     "feedback_model",
     "mean_shown",
 ]
@@ -210,7 +214,24 @@ def _named(name: str, settings: Mapping[str, Any]) -> Any:
     known = {**CHANNELS, **_MODIFIERS}
     if name not in known:
         raise ValueError(f"unknown feedback {name!r}; known: {', '.join(known)}")
+    return built(f"feedback {name!r}", known[name], settings)
+
+
+def built(what: str, kind: Callable[..., Part], settings: Any) -> Part:
+    """Builds something from settings that may come from JSON.
+
+    Args:
+        what: What errors call it.
+        kind: Its class, whose constructor names the settings.
+        settings: A mapping of their names.
+
+    Raises:
+        ValueError: If they are no mapping, one is unknown, or of a type that does not fit.
+    """
+    known = signature(kind).parameters
+    if not isinstance(settings, Mapping) or not set(settings) <= set(known):
+        raise ValueError(f"{what} takes a dict of {', '.join(known)}; got {settings!r:.60}")
     try:
-        return known[name](**settings)
+        return kind(**settings)
     except TypeError as error:
-        raise ValueError(f"feedback {name!r}: {error}") from None
+        raise ValueError(f"{what}: {error}") from None

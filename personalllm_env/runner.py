@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Set
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import NamedTuple
@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float
 
 from personalllm_env.database import Database, recorded_once
 from personalllm_env.decoding import decoder_residual, linear_decoder
+from personalllm_env.laws import checked_action
 from personalllm_env.session import Session, hush
 from personalllm_env.streams import derived_seed
 from personalllm_env.task import Task
@@ -66,7 +67,7 @@ def run(
         start = time.perf_counter()
         action = agent.act(observation)
         seconds += time.perf_counter() - start
-        action = _checked(action, task, num_users)
+        action = checked_action(agent, action, observation, task.num_shown)
         feedback, diagnostics = session.step(action)
         stay = there & ~feedback.left
         waiting.append((observation, action))
@@ -90,32 +91,32 @@ def run(
 
 def observe_for(agent: Agent, session: Session) -> Observation:
     """Returns what an agent sees now, including what it has declared to be privileged to."""
-    granted = type(agent).privileges  # the class's, which the report marks
+    granted = privileges_of(type(agent))  # the class's, which the report marks
     return session.observe(scores="scores" in granted, weights="weights" in granted)
 
 
-def _checked(action: object, task: Task, num_users: int) -> Action:
-    """Returns a copy, since the agent may use its array again before late feedback comes."""
-    array, k = np.asarray(action), task.bank.num_responses
-    expected = (num_users, task.num_shown)
-    if array.shape != expected or array.dtype.kind not in "iu":
+def privileges_of(agent_class: type) -> frozenset[str]:
+    """Returns what agents of a class see beyond an honest one.
+
+    Raises:
+        ValueError: If the class does not say it.
+    """
+    stated = getattr(agent_class, "privileges", None)
+    if not isinstance(stated, Set):
         raise ValueError(
-            f"act must return integers of shape {expected}, got {array.dtype} {array.shape}"
+            f"{agent_class.__name__} does not state its privileges; an honest agent's class "
+            "has `privileges = frozenset()`"
         )
-    if (array < 0).any() or (array >= k).any():
-        raise ValueError(
-            f"act must return responses in 0..{k - 1}, got {array.min()}..{array.max()}"
-        )
-    return array.astype(np.int64)
+    return frozenset(stated)
 
 
 def prior_for(agent_class: type, task: Task, seed: int = 0) -> PriorKnowledge:
     """Returns what a class may know: the honest part, and the privileges it declares.
 
     Raises:
-        ValueError: If a declared privilege is unknown.
+        ValueError: If none are declared, or one is unknown.
     """
-    privileges: frozenset[str] = agent_class.privileges  # type: ignore[attr-defined]
+    privileges = privileges_of(agent_class)
     if unknown := sorted(privileges - PRIVILEGES):
         raise ValueError(
             f"{agent_class.__name__} declares unknown privileges {unknown}; "
@@ -141,6 +142,12 @@ class Entrant(NamedTuple):
     settings: dict[str, object]
 
 
+def check_entrant(given: object) -> None:
+    """Raises ValueError for what is no entrant, such as an agent's bare name."""
+    if not isinstance(given, Entrant):
+        raise ValueError(f"expected an Entrant: find_agent('linucb'); got {given!r:.60}")
+
+
 def measure(
     entrant: Entrant,
     task: Task,
@@ -163,8 +170,10 @@ def measure(
         progress: As for ``run``.
 
     Raises:
+        ValueError: If that is no entrant.
         Exception: The agent's own, with a note that names it.
     """
+    check_entrant(entrant)
     try:
         if prior is None:
             prior = prior_for(entrant.agent_class, task, seed)
@@ -215,8 +224,15 @@ def compare(
         num_users: Users per seed.
         history_users: How many other users agents with ``fit`` learn from; 0 for none.
         progress: Called with an agent's name and a number of interactions done.
+
+    Raises:
+        ValueError: If there are no seeds or no agents, or two agents of one name.
     """
     entrants, seeds = tuple(entrants), tuple(seeds)
+    if not (entrants and seeds):
+        raise ValueError(f"nothing to compare: {len(entrants)} agents, {len(seeds)} seeds")
+    for entrant in entrants:
+        check_entrant(entrant)
     names = [entrant.name for entrant in entrants]
     if len(set(names)) < len(names):
         raise ValueError(f"entrants must have different names, got {names}")
@@ -230,5 +246,5 @@ def compare(
                 entrant, test, history, num_users=num_users, seed=seed, progress=tick
             )
             runs[entrant.name].append(done)
-    privileges = {e.name: tuple(sorted(e.agent_class.privileges)) for e in entrants}  # type: ignore[attr-defined]
+    privileges = {e.name: tuple(sorted(privileges_of(e.agent_class))) for e in entrants}
     return Comparison(runs, privileges, seeds)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -14,6 +14,12 @@ from personalllm_env.drift import Drift
 from personalllm_env.feedback import FeedbackModel, Reward
 from personalllm_env.types import PriorKnowledge
 from personalllm_env.users import DirichletUsers, Population
+
+_PARTS = {
+    "bank": (ResponseBank, "a ResponseBank: load_bank('synthetic')"),
+    "population": (Population, "users: DirichletUsers(), or UserPopulation(weights)"),
+    "feedback": (FeedbackModel, "a FeedbackModel: feedback_model('like')"),
+}
 
 
 @dataclass(frozen=True)
@@ -53,10 +59,7 @@ class Task:
     white_box: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("horizon", "num_shown", "prompts_per_episode"):
-            number = getattr(self, name)
-            if number is not None and not isinstance(number, int | np.integer):
-                raise ValueError(f"{name} must be an integer, got {number!r}")
+        _check_kinds(self)
         if self.horizon < 1:
             raise ValueError(f"horizon must be at least 1, got {self.horizon}")
         if self.user_split != "all" and not self._splits_users:
@@ -120,3 +123,18 @@ class Task:
             white_box=self.white_box,
             drift=self.drift,
         )
+
+
+def _check_kinds(task: Task) -> None:
+    """Raises ValueError for the first part that is not of its kind."""
+    for name, (kind, wanted) in _PARTS.items():
+        part = getattr(task, name)
+        if isinstance(part, type) or not isinstance(part, kind):
+            raise ValueError(f"{name} must be {wanted}; got {part!r:.60}")
+    for name in ("split", "user_split"):
+        if (split := getattr(task, name)) not in get_args(Split):
+            raise ValueError(f"{name} must be 'train', 'test' or 'all', got {split!r}")
+    for name in ("horizon", "num_shown", "prompts_per_episode"):
+        number = getattr(task, name)
+        if number is not None and not isinstance(number, int | np.integer):
+            raise ValueError(f"{name} must be an integer, got {number!r}")

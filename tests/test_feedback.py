@@ -396,7 +396,13 @@ def test_a_channel_of_ones_own():
     ("spec", "message"),
     [
         ("likes", "unknown feedback 'likes'; known: reward, like, stars, choice, click, sil"),
-        ({"reward": {"sd": 1}}, "feedback 'reward': .*'sd'"),
+        (
+            {"like": None, "silence": {"prob": 0.2}},
+            "'silence' takes a dict of probability;",
+        ),
+        ({"like": 3}, "feedback 'like' takes a dict of threshold, temperature; got 3"),
+        ({"stars": {"cuts": 3}}, "feedback 'stars': 'int' object is not iterable"),
+        ({"reward": {"sd": 1}}, "feedback 'reward' takes a dict of noise_sd; got .'sd': 1."),
         ({"silence": {"probability": 0.5}}, r"one or more different channels, got \[\]"),
         ([], r"one or more different channels, got \[\]"),
         (["like", Like(0.1)], r"different channels, got \['like', 'like'\]"),

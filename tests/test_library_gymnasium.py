@@ -83,6 +83,24 @@ def test_make_vec_with_wrappers(kind, saved):
         env.close()
 
 
+@pytest.mark.parametrize(
+    ("env_id", "more"), [(GENERATE, {}), (SELECT, {"bank": "text", "texts": True})]
+)
+def test_texts_go_through_pipes_and_not_through_shared_memory(env_id, more):
+    """Which would give back other texts; the error comes before a process is started."""
+    made = dict(num_envs=2, vectorization_mode="async", horizon=2, **more)
+    with pytest.raises(ValueError, match=r"^texts do not fit .*\{'shared_memory': False\}"):
+        gym.make_vec(env_id, **made)
+    env = gym.make_vec(env_id, **made, vector_kwargs={"shared_memory": False})
+    try:
+        seen, _ = env.reset(seed=0)
+    finally:
+        env.close()
+    name = "prompt_text" if more else "prompt"
+    for row in range(2):  # row b has the seed `seed + b`, as the page says
+        assert seen[name][row] == gym.make(env_id, **more).reset(seed=row)[0][name]
+
+
 # -- single wrappers
 
 

@@ -258,8 +258,15 @@ def test_steps_that_cannot_be_change_nothing():
     assert (env.state.done, env.state.step_count) == (True, 2)
     with pytest.raises(gym.error.ResetNeeded):
         env.step(SelectAction(response=0))
+    env.reset(seed=1, episode_id="mine")
     writer = GenerateEnvironment({"horizon": 2, "num_written": 2})
     writer.reset(seed=0)
+    for bad in (GenerateAction(text="a"), {"response": 1}, 1):
+        with pytest.raises(TypeError, match=r"expected SelectAction\(response=\), got "):
+            env.step(bad)
+    with pytest.raises(TypeError, match=r"GenerateAction\(text=, other=\), got SelectAction\("):
+        writer.step(SelectAction(response=0))
+    assert env.state.step_count == writer.state.step_count == 0
     with pytest.raises(RequestError, match="expected text and other"):
         writer.step(GenerateAction(text="a"))
     for bad in (True, "3", -1, 0.5, None):

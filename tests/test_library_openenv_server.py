@@ -109,6 +109,21 @@ def test_an_async_client_and_the_state(url):
     )[1]
 
 
+def test_a_client_of_the_other_kind_is_told_so(url):
+    with (
+        GenerateClient(base_url=url).sync() as wrong,
+        pytest.raises(TypeError, match=r"no GenerateObservation: .* use SelectClient"),
+    ):
+        wrong.reset(seed=5)
+    with SelectClient(base_url=url).sync() as client:
+        client.reset(seed=5)
+        with pytest.raises(
+            TypeError, match=r"expected SelectAction\(response=\), got Generate"
+        ):
+            client.step(GenerateAction(text="a"))
+        assert client.step(shows(0)).observation.step == 1  # nothing has happened before
+
+
 def test_openenvs_generic_client_works(url):
     found = play(GenericEnvClient(base_url=url).sync(), 5, lambda i: {"response": i}, 4)
     for (reward, done, seen), (wanted, over, observation) in zip(
@@ -128,6 +143,11 @@ def test_written_texts_over_the_wire():
 
     with in_thread(build_app(server)) as where:
         found = play(GenerateClient(base_url=where).sync(), 2, writes, 3)
+        with (
+            SelectClient(base_url=where).sync() as wrong,
+            pytest.raises(TypeError, match=r"no SelectObservation: .* use GenerateClient"),
+        ):
+            wrong.reset(seed=5)
     assert found == expected(GenerateEnvironment(wanted), 2, writes, 3)
 
 
@@ -163,6 +183,11 @@ def test_tasks_and_schemas_over_http(http):
         "num_tasks": 1000
     }
     assert split == {"name": "test", "type": "test"}
+    said = set(re.findall(r"/(?:personalllm/)?(\w+)`", PAGE[PAGE.index("GET /personalllm") :]))
+    served = {
+        path for path in http.get("/openapi.json").json()["paths"] if "{env_name}" in path
+    }
+    assert {path.rpartition("/")[2] for path in served} <= said
     assert http.get("/schema").json()["action"]["required"] == ["response"]
     assert "weights" not in {name for name, value in http.get("/state").json().items() if value}
     assert http.post("/reset", json={"seed": 1}).json()["observation"]["horizon"] == 4

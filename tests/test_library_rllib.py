@@ -160,6 +160,15 @@ def test_other_modes_are_refused(mode):
     assert env.num_envs == 2
 
 
+def test_a_creator_takes_no_id():
+    with pytest.raises(ValueError, match=r"no environment's id, .*env_config={'num_shown': 2}"):
+        Creator("PersonalLLM/Duel-v0")
+    with pytest.raises(ValueError, match=r"parts must be Belief\(\)"):
+        Creator(parts=["Belief"])
+    duel = Creator()({"bank": tiny_bank(), "num_shown": 2})
+    assert duel.action_space == PersonalEnv(bank=tiny_bank(), num_shown=2).action_space
+
+
 def test_a_creator_travels_and_keeps_nothing(saved):
     creator = pickle.loads(pickle.dumps(Creator(parts=[Belief()], utility=True)))
     one, two = (creator({"bank": saved, "num_envs": 2}) for _ in range(2))
@@ -274,20 +283,24 @@ def test_dict_observations_through_its_own_connector(saved, cluster):
     assert found["episode_len_mean"] == 3
 
 
-def test_by_id(saved, cluster):
-    from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
-
-    settings = config(Creator(), {"bank": saved, "horizon": 3})
-    settings.environment("personalllm_env:PersonalLLM/Select-v0")
-    settings.env_runners(
-        env_to_module_connector=lambda env, spaces, device: FlattenObservations()
-    )
+@pytest.mark.parametrize("name", ["Select", "Duel"])
+def test_by_id(name, saved, cluster):
     from ray.rllib.connectors.env_to_module import FlattenObservations
 
-    runner = SingleAgentEnvRunner(config=settings)
-    episodes = runner.sample(num_timesteps=60)
-    runner.stop()
-    assert {len(episode) for episode in episodes if episode.is_done} == {3}
+    settings = config(Creator(), {"bank": saved, "horizon": 3}).training(**SIZES)
+    settings.environment(f"personalllm_env:PersonalLLM/{name}-v0")
+    with np.errstate(all="ignore"):
+        with pytest.raises(ValueError, match="No default encoder config for obs space=Dict"):
+            settings.copy(copy_frozen=False).build_algo()
+        settings.env_runners(
+            env_to_module_connector=lambda env, spaces, device: FlattenObservations()
+        )
+        algorithm = settings.build_algo()
+        try:
+            found = algorithm.train()["env_runners"]
+        finally:
+            algorithm.stop()
+    assert found["episode_len_mean"] == found["episode_len_max"] == 3
 
 
 def test_the_page_runs(cluster):

@@ -333,6 +333,16 @@ def test_what_is_no_native_environment():
         ValueError, match="unexpected keyword argument 'horzon'; did you mean 'horizon'"
     ):
         make_sb3(num_envs=2, settings={"horzon": 3})
+    for name in ("autoreset_mode", "num_envs", "vectorization_mode"):
+        with pytest.raises(ValueError, match=f"make_sb3 chooses {name} .*: leave that out"):
+            make_sb3(num_envs=2, settings={name: "NEXT_STEP"})
+    for other in ("CartPole-v1", "MountainCar-v0"):  # one has a vector environment
+        with pytest.raises(
+            ValueError, match=f"{other} has no vector .* SB3's own make_vec_env"
+        ):
+            make_sb3(other, 2)
+    with pytest.raises(ValueError, match=r"parts must be .* got \['Belief'\]"):
+        make_sb3(parts=["Belief"])
 
 
 def test_gymnasiums_own_vector_environments_are_taken():

@@ -1,5 +1,6 @@
 """Models of Stable-Baselines3 in the benchmark, in other processes, and on its page."""
 
+import importlib
 import os
 import re
 import subprocess
@@ -194,8 +195,16 @@ def test_what_was_wrapped_by_hand_is_said_by_hand(tmp_path):
     plain = PersonalVectorEnv(4, autoreset_mode="SAME_STEP", **settings)
     wrapped = SB3VecEnv(VectorAugmented(plain, Belief()), flat=True, monitor=False)
     model = sb3.PPO("MlpPolicy", VecMonitor(wrapped), device="cpu")
-    with pytest.raises(ValueError, match="not trained in a bare SB3VecEnv, so say what"):
-        save_agent(model, tmp_path / "model")
+    for given, missing in (
+        ({}, r"parts=\[...\] and flat=..."),
+        ({"parts": []}, "flat=..."),
+        ({"flat": True}, r"parts=\[...\]"),
+    ):
+        with pytest.raises(
+            ValueError,
+            match=rf"not trained in a bare SB3VecEnv, so say .* you left out {missing}$",
+        ):
+            save_agent(model, tmp_path / "model", **given)
     path = save_agent(model, tmp_path / "model", parts=[Belief()], flat=True)
     assert SB3Agent(prior_for(SB3Agent, TASKS["reward"]), path=str(path))
     bare = save_agent(model, tmp_path / "bare", parts=[], flat=True)
@@ -288,7 +297,42 @@ def test_a_file_of_a_library_that_is_not_there(tmp_path, monkeypatch):
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "sb3_contrib", None)
     with pytest.raises(
-        ImportError, match=r"needs sb3_contrib.*, which is not installed; sb3_c"
+        ImportError, match=r"trained with code of 'sb3_contrib', .* pip install .*\[sb3\]'"
+    ):
+        SB3Agent(prior, path=path)
+
+
+OWN = """
+import numpy as np
+from stable_baselines3.common.torch_layers import FlattenExtractor
+
+
+class Mine(FlattenExtractor):
+    pass
+
+
+def masks(seen):
+    return np.ones((len(seen), 4), bool)
+"""
+
+
+@pytest.mark.parametrize("what", ["extractor", "masks"])
+def test_a_file_of_a_module_that_is_not_there(what, tmp_path, monkeypatch):
+    """Own code is found where it was, and elsewhere the error says where to look."""
+    (tmp_path / "own_code.py").write_text(OWN)
+    monkeypatch.syspath_prepend(tmp_path)
+    own, task = importlib.import_module("own_code"), TASKS["reward"]
+    env = native(task, flat=True, masks=own.masks if what == "masks" else None)
+    kind = contrib.MaskablePPO if what == "masks" else sb3.PPO
+    more = {} if what == "masks" else {"features_extractor_class": own.Mine}
+    model = kind("MlpPolicy", env, device="cpu", n_steps=16, policy_kwargs=more)
+    path = str(save_agent(model, tmp_path / "model"))
+    prior = prior_for(SB3Agent, task)
+    assert SB3Agent(prior, path=path)
+    monkeypatch.delitem(sys.modules, "own_code")
+    monkeypatch.setattr(sys, "path", [p for p in sys.path if p != str(tmp_path)])
+    with pytest.raises(
+        ImportError, match=r"model.zip was trained with code of 'own_code', .*PYTHONPATH"
     ):
         SB3Agent(prior, path=path)
 

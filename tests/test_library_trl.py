@@ -339,7 +339,7 @@ def test_what_is_no_text_or_no_user_is_said(bank, unchecked_shapes):
     spec = PersonalLLMSpec(bank=bank, num_rows=1, horizon=2)
     [row] = spec.train_dataset
     env = spec.environment_factory()
-    with pytest.raises(ValueError, match="the conversation is over"):
+    with pytest.raises(ValueError, match=r"no conversation has begun: call reset\(\*\*row\)"):
         env.respond("before there is a user")
     env.reset(**row)
     with pytest.raises(TypeError, match="expected text, got int"):

@@ -1,5 +1,7 @@
 """A policy does in the runner what it does in the environment it was trained in."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -102,5 +104,47 @@ def test_a_second_run_remembers_nothing():
 def test_too_few_responses_are_not_taken_for_fewer_users():
     policy = Projection(TASKS["duel"].bank.num_responses, 1)
     agent = PolicyAgent(prior_for(PolicyAgent, TASKS["duel"]), policy=policy, flat=True)
-    with pytest.raises(ValueError, match=r"size 4 into shape \(4,2\)"):
+    with pytest.raises(ValueError, match=r"\(4,\); this task shows 2, expected \(4, 2\)"):
         run(agent, TASKS["duel"], num_users=4, seed=0)
+
+
+class Fixed:
+    """Returns the same at every interaction."""
+
+    def __init__(self, chosen):
+        self.chosen = chosen
+
+    def reset(self, num_users, rng):
+        pass
+
+    def act(self, seen):
+        return self.chosen
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "fits"),
+    [
+        ("reward", (4,), True),
+        ("reward", (4, 1), True),
+        ("reward", (4, 2), False),
+        ("reward", (1, 4), False),
+        ("duel", (4, 2), True),
+        ("duel", (2, 4), False),
+        ("duel", (8,), False),
+    ],
+)
+def test_as_many_numbers_in_another_shape_are_not_an_action(name, shape, fits):
+    policy = Fixed(np.zeros(shape, np.int64))
+    agent = PolicyAgent(prior_for(PolicyAgent, TASKS[name]), policy=policy, flat=True)
+    if fits:
+        run(agent, TASKS[name], num_users=4, seed=0)
+        return
+    with pytest.raises(ValueError, match=f"the policy returned shape {re.escape(str(shape))}"):
+        run(agent, TASKS[name], num_users=4, seed=0)
+
+
+@pytest.mark.parametrize("parts", ["Belief", ["Belief"], Belief, None, [Belief(), 3]])
+def test_parts_that_are_none(parts):
+    prior = prior_for(PolicyAgent, TASKS["reward"])
+    with pytest.raises(ValueError, match=r"parts must be Belief\(\), .* got "):
+        PolicyAgent(prior, policy=Fixed(0), parts=parts)

@@ -308,14 +308,14 @@ def test_who_left_hears_nothing_and_counts_nothing(delay):
 @pytest.mark.parametrize(
     ("action", "message"),
     [
-        (np.zeros((7, 2), int), r"integers of shape \(7, 1\), got int64 \(7, 2\)"),
-        (np.zeros(7, int), r"integers of shape \(7, 1\), got int64 \(7,\)"),
-        (np.zeros((3, 1), int), r"integers of shape \(7, 1\), got int64 \(3, 1\)"),
-        (np.zeros((7, 1)), r"integers of shape \(7, 1\), got float64 \(7, 1\)"),
+        (np.zeros((7, 2), int), r"integers in 0\.\.3 of shape \(7, 1\), got int64 \(7, 2\)"),
+        (np.zeros(7, int), r"integers in 0\.\.3 of shape \(7, 1\), got int64 \(7,\)"),
+        (np.zeros((3, 1), int), r"integers in 0\.\.3 of shape \(7, 1\), got int64 \(3, 1\)"),
+        (np.zeros((7, 1)), r"integers in 0\.\.3 of shape \(7, 1\), got float64 \(7, 1\)"),
         (np.zeros((7, 1), bool), "got bool"),
         (None, "got object"),
-        (np.full((7, 1), 4), r"responses in 0\.\.3, got 4\.\.4"),
-        (np.array([[0]] * 6 + [[-1]]), r"responses in 0\.\.3, got -1\.\.0"),
+        (np.full((7, 1), 4), r"integers in 0\.\.3 .*, got \[4\] for user 0"),
+        (np.array([[0]] * 6 + [[-1]]), r"integers in 0\.\.3 .*, got \[-1\] for user 6"),
     ],
 )
 def test_wrong_actions(action, message):
@@ -455,6 +455,68 @@ def test_settings_reach_the_agent():
 
     entrant = Entrant("tuned", Tuned, {"share": 0.25})
     assert compare([entrant], task_of(), seeds=(0,), num_users=2).runs["tuned"]
+
+
+class Silent:
+    """Says nothing of privileges."""
+
+    def __init__(self, prior):
+        self.num = 0
+
+    def reset(self, num_users, rng):
+        self.num = num_users
+
+    def act(self, observation):
+        return np.zeros((self.num, 1), int)
+
+    def update(self, observation, action, feedback):
+        pass
+
+
+def test_an_agent_states_its_privileges():
+    task, says = task_of(), "Silent does not state its privileges; an honest agent's class has"
+    with pytest.raises(ValueError, match=says):
+        run(Silent(None), task, num_users=2, seed=0)
+    with pytest.raises(ValueError, match=says):
+        compare(entrants(a=Silent), task, seeds=(0,), num_users=2)
+
+    class Open(Silent):
+        privileges: ClassVar[set[str]] = {"scores"}  # any set will do
+
+    compared = compare(entrants(a=Open), task, seeds=(0,), num_users=2)
+    assert compared.privileges == {"a": ("scores",)}
+
+
+@pytest.mark.parametrize(("seeds", "agents"), [((), {"a": Spy}), ((0,), {})])
+def test_nothing_cannot_be_compared(seeds, agents):
+    with pytest.raises(ValueError, match=r"nothing to compare: \d agents, \d seeds"):
+        compare(entrants(**agents), task_of(), seeds=seeds, num_users=2)
+
+
+def test_a_bare_name_is_no_entrant():
+    says = r"expected an Entrant: find_agent\('linucb'\); got 'uniform'"
+    with pytest.raises(ValueError, match=says):
+        compare(["uniform"], task_of(), num_users=2)
+    with pytest.raises(ValueError, match=says):
+        measure("uniform", task_of(), lambda: None, num_users=2, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"bank": "tiny"}, r"bank must be a ResponseBank: load_bank\(.*; got 'tiny'"),
+        ({"population": 5}, "population must be users: .*; got 5"),
+        ({"feedback": "like"}, r"FeedbackModel: feedback_model\('like'\); got 'like'"),
+        ({"split": "tset"}, "^split must be 'train', 'test' or 'all', got 'tset'"),
+        ({"user_split": "tset"}, "^user_split must be 'train', 'test' or 'all', got 'tset'"),
+    ],
+)
+@pytest.mark.usefixtures("unchecked_shapes")
+def test_parts_of_a_task_are_of_their_kind(wrong, says):
+    with pytest.raises(ValueError, match=says):
+        replace(task_of(), **wrong)
+    with pytest.raises(ValueError, match=r"^split must be .*, got 'tset'"):
+        task_of().side("tset")
 
 
 def test_names_must_differ():

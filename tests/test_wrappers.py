@@ -105,6 +105,14 @@ def test_history_forgets_the_oldest_and_the_last_episode():
     assert not obs["history_heard"].any()
 
 
+@pytest.mark.parametrize("parts", ["Belief", ["Belief"], Belief, None, [Belief(), 3]])
+def test_parts_that_are_none(parts):
+    with pytest.raises(ValueError, match=r"parts must be Belief\(\), History\(\) .*; got "):
+        Augmented(PersonalEnv(), parts)
+    with pytest.raises(ValueError, match=r"parts must be Belief\(\), History\(\) .*; got "):
+        VectorAugmented(PersonalVectorEnv(2), parts)
+
+
 def test_history_errors():
     with pytest.raises(ValueError, match="length must be at least 1, got 0"):
         History(0)

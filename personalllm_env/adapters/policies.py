@@ -6,19 +6,16 @@ latter, equal bit for bit to what the wrapped vector environment would have show
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from copy import deepcopy
-from typing import Any, ClassVar, Protocol, TypeAlias
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from gymnasium import spaces
 from jaxtyping import Float, Int
 
-from personalllm_env.envs.augmentations import Augmentation, Obs
+from personalllm_env.envs.augmentations import Obs, Parts, several
 from personalllm_env.types import Action, Feedback, Observation, PriorKnowledge
-
-Parts: TypeAlias = Augmentation | Sequence[Augmentation]
-"""What observations carry besides: one or several, as the wrappers take them."""
 
 
 class Policy(Protocol):
@@ -41,11 +38,6 @@ class Policy(Protocol):
                 environment was laid flat, one (B, n) array.
         """
         ...
-
-
-def several(parts: Parts) -> tuple[Augmentation, ...]:
-    """Returns the parts, of which there may be one."""
-    return tuple(parts) if isinstance(parts, Sequence) else (parts,)
 
 
 class Sight:
@@ -138,9 +130,19 @@ class PolicyAgent:
         self._policy.reset(num_users, rng)
 
     def act(self, observation: Observation) -> Action:
-        """Returns what the policy shows."""
-        chosen = self._policy.act(self._sight.look(observation))
-        action = np.asarray(chosen).reshape(len(observation.prompt_features), self._num_shown)
+        """Returns what the policy shows.
+
+        Raises:
+            ValueError: If that is of another shape than this task's actions.
+        """
+        chosen = np.asarray(self._policy.act(self._sight.look(observation)))
+        shape = (len(observation.prompt_features), self._num_shown)
+        if chosen.shape != shape and (self._num_shown > 1 or chosen.shape != shape[:1]):
+            raise ValueError(
+                f"the policy returned shape {chosen.shape}; this task shows "
+                f"{self._num_shown}, expected {shape}"
+            )
+        action = chosen.reshape(shape)
         self._sight.acted(action)
         return action
 

@@ -12,8 +12,8 @@ import numpy as np
 from gymnasium.vector import AutoresetMode
 from jaxtyping import Float, Int
 
-from personalllm_env.adapters.policies import Parts, PolicyAgent, Sight, check_fit
-from personalllm_env.envs.augmentations import Augmentation, Belief, History
+from personalllm_env.adapters.policies import PolicyAgent, Sight, check_fit
+from personalllm_env.envs.augmentations import Augmentation, Belief, History, Parts, several
 from personalllm_env.envs.lockstep import read_mode
 from personalllm_env.envs.single import PersonalEnv
 from personalllm_env.envs.vector import PersonalVectorEnv
@@ -44,11 +44,22 @@ class Creator:
         parts: What observations carry besides.
         flat: Whether they are laid flat, for RLlib's default networks.
         utility: Whether the noise-free utility is the reward: the simulator's privilege.
+
+    Raises:
+        ValueError: If the parts are none.
     """
 
     parts: Parts = ()
     flat: bool = True
     utility: bool = False
+
+    def __post_init__(self) -> None:
+        if isinstance(self.parts, str):
+            raise ValueError(
+                f"Creator takes no environment's id, got {self.parts!r:.60}: it makes "
+                "PersonalLLM/Select-v0, and a duel of env_config={'num_shown': 2}"
+            )
+        several(self.parts)
 
     def __call__(self, config: Mapping[str, Any]) -> Env:
         """Returns the environment.

@@ -10,14 +10,16 @@ personalllm-env compare --agent personalllm_env.adapters.sb3:SB3Agent@path=ppo.z
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from inspect import signature
 from typing import Any
 
 import gymnasium as gym
 from gymnasium.vector import AutoresetMode
 
-from personalllm_env.adapters.policies import Parts
 from personalllm_env.adapters.sb3_agent import SB3Agent, save_agent
+from personalllm_env.adapters.sb3_checks import GymVectorEnv
 from personalllm_env.adapters.sb3_env import Masks, SB3VecEnv
+from personalllm_env.envs.augmentations import Parts
 
 __all__ = ["Masks", "SB3Agent", "SB3VecEnv", "make_sb3", "save_agent"]
 
@@ -52,11 +54,8 @@ def make_sb3(
     Raises:
         ValueError: If a setting is unknown, out of range or does not fit.
     """
-    env = gym.make_vec(
-        env_id, num_envs, autoreset_mode=AutoresetMode.SAME_STEP, **(settings or {})
-    )
     made = SB3VecEnv(
-        env,
+        _native(env_id, num_envs, settings or {}),
         parts=parts,
         flat=flat,
         utility_reward=utility_reward,
@@ -67,3 +66,24 @@ def make_sb3(
     if seed is not None:
         made.seed(seed)
     return made
+
+
+def _native(env_id: str, num_envs: int, settings: Mapping[str, Any]) -> GymVectorEnv:
+    """Returns the vector environment in the mode that Stable-Baselines3 needs."""
+    chosen = {*signature(gym.make_vec).parameters, "autoreset_mode"}
+    if taken := sorted(chosen & {*settings}):
+        raise ValueError(
+            f"settings are the environment's own; make_sb3 chooses {', '.join(taken)} (the "
+            "native environment, in mode SAME_STEP): leave that out"
+        )
+    try:
+        return gym.make_vec(
+            env_id, num_envs, autoreset_mode=AutoresetMode.SAME_STEP, **settings
+        )
+    except TypeError as error:
+        if "'autoreset_mode'" not in str(error):
+            raise
+        raise ValueError(
+            f"{env_id} has no vector environment with an autoreset_mode, as "
+            "PersonalLLM/Select-v0 and Duel-v0 have: make it with SB3's own make_vec_env"
+        ) from error

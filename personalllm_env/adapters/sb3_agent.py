@@ -15,10 +15,10 @@ import numpy as np
 from gymnasium import spaces
 from jaxtyping import Int
 
-from personalllm_env.adapters.policies import Parts, PolicyAgent, Sight, check_fit, several
+from personalllm_env.adapters.policies import PolicyAgent, Sight, check_fit
 from personalllm_env.adapters.sb3_checks import check_masks, sizes_of
 from personalllm_env.adapters.sb3_env import Masks, SB3VecEnv
-from personalllm_env.envs.augmentations import Augmentation
+from personalllm_env.envs.augmentations import Augmentation, Parts, several
 from personalllm_env.extras import require
 from personalllm_env.files import written_whole
 from personalllm_env.types import PriorKnowledge
@@ -78,9 +78,11 @@ def save_agent(
             what = (
                 "has no environment" if shown is None else "was not trained in a bare SB3VecEnv"
             )
+            given = {"parts=[...]": parts, "flat=...": flat}
+            missing = [name for name, value in given.items() if value is None]
             raise ValueError(
                 f"the model {what}, so say what it was shown: save_agent(model, path, "
-                "parts=[...], flat=...)"
+                f"parts=[...], flat=...), of which you left out {' and '.join(missing)}"
             )
         parts = shown.parts if parts is None else parts
         flat = shown.flat if flat is None else flat
@@ -189,12 +191,22 @@ def _load(path: Path, device: str) -> tuple[_Saved, Any]:
             "personalllm_env.adapters.sb3.save_agent(model, path) instead of model.save(path)"
         ) from None
     try:
-        saved = _Saved(**pickle.loads(content))
+        return _unpickled(path, content, device)
     except ModuleNotFoundError as error:
+        library = str(error.name).partition(".")[0]
+        if library == "sb3_contrib":
+            remedy = "install it: pip install 'personalllm-env[sb3]'"
+        else:
+            remedy = "install it, or run in the folder that has it (PYTHONPATH)"
         raise ImportError(
-            f"{path} needs {error.name}, which is not installed; sb3_contrib comes with "
-            "pip install 'personalllm-env[sb3]'"
+            f"{path} was trained with code of {library!r}, which cannot be imported here: "
+            f"{remedy}"
         ) from error
+
+
+def _unpickled(path: Path, content: bytes, device: str) -> tuple[_Saved, Any]:
+    """Loads what is in a file, for which the code that it was trained with is needed."""
+    saved = _Saved(**pickle.loads(content))
     from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
     # Without a seed, since a model that has one sets the global ones when it is loaded, and

@@ -11,7 +11,6 @@ import gymnasium as gym
 import numpy as np
 from jaxtyping import Bool, Int
 
-from personalllm_env.adapters.policies import Parts, several
 from personalllm_env.adapters.sb3_checks import (
     GymVectorEnv,
     check_masks,
@@ -19,6 +18,7 @@ from personalllm_env.adapters.sb3_checks import (
     joined_options,
     sizes_of,
 )
+from personalllm_env.envs.augmentations import Parts, several
 from personalllm_env.envs.wrappers import VectorAugmented, VectorFlat, VectorUtilityReward
 from personalllm_env.extras import require
 

@@ -35,7 +35,7 @@ class WritingConversation:
         self._rows = WritingRows(problem, np.zeros(1, np.int64), 0, prompt_features=False)
         self._utilities: list[float] = []
         self._scores: list[Float[np.ndarray, "M"]] = []
-        self._open = False
+        self._open: bool | None = None  # before the first reset
 
     def reset(
         self,
@@ -68,6 +68,10 @@ class WritingConversation:
         Returns:
             The user's reaction, and their next message if there is one.
         """
+        if self._open is None:
+            raise ValueError(
+                "no conversation has begun: call reset(**row) with a data set's row"
+            )
         if not self._open:
             raise ValueError("the conversation is over: the user reads no more answers")
         _, known = self._rows.serve([[text]], None)

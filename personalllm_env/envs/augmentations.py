@@ -6,7 +6,8 @@ State has one row per user; wrappers for single and vector environments share it
 from __future__ import annotations
 
 from collections import deque
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 from gymnasium import spaces
@@ -18,6 +19,7 @@ from personalllm_env.types import Feedback, PriorKnowledge
 Obs = dict[str, Any]
 
 
+@runtime_checkable
 class Augmentation(Protocol):
     """Something that an observation can carry besides; state has one row per user.
 
@@ -43,6 +45,26 @@ class Augmentation(Protocol):
     def view(self, now: Obs) -> Obs:
         """Returns the additional entries, fresh, for the present observation."""
         ...
+
+
+Parts: TypeAlias = Augmentation | Sequence[Augmentation]
+"""What observations carry besides: one or several."""
+
+
+def several(parts: Parts) -> tuple[Augmentation, ...]:
+    """Returns the parts, of which there may be one.
+
+    Raises:
+        ValueError: If something among them is no augmentation.
+    """
+    found = tuple(parts) if isinstance(parts, Sequence) else (parts,)
+    for part in found:
+        if isinstance(part, type) or not isinstance(part, Augmentation):
+            raise ValueError(
+                "parts must be Belief(), History() or your own Augmentation, or a list of "
+                f"these; got {parts!r:.60}"
+            )
+    return found
 
 
 class History:

@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from inspect import signature
 from typing import Any, Literal
 
 import numpy as np
 from gymnasium import spaces
+from gymnasium.vector.utils import create_shared_memory
 from jaxtyping import Float, Int, Shaped
 
 from personalllm_env.bank import ResponseBank, Split
 from personalllm_env.core import Fixed
 from personalllm_env.data import load_bank
 from personalllm_env.drift import Drift, GradualDrift, SuddenDrift
-from personalllm_env.feedback import FeedbackSpec, feedback_model
+from personalllm_env.feedback import FeedbackSpec, built, feedback_model
 from personalllm_env.task import Task
 from personalllm_env.users import WEIGHTS_TOLERANCE, DirichletUsers, Population, check_weights
 
 ObservationKind = Literal["features", "ids"]
 
-_DRIFTS: dict[str, type[GradualDrift] | type[SuddenDrift]] = {
+_DRIFTS: dict[str, Callable[..., Drift]] = {
     "gradual": GradualDrift,
     "sudden": SuddenDrift,
 }
@@ -102,14 +103,11 @@ def check_names(settings: Mapping[str, Any], known: Collection[str] = ()) -> Non
 def _drift(spec: Drift | str | Mapping[str, Mapping[str, Any]] | None) -> Drift | None:
     if spec is None or isinstance(spec, GradualDrift | SuddenDrift):
         return spec
-    named = {spec: {}} if isinstance(spec, str) else spec
+    named: Any = {spec: {}} if isinstance(spec, str) else spec
     if not isinstance(named, Mapping) or len(named) != 1 or not set(named) <= set(_DRIFTS):
         raise ValueError(f"drift must name one of {', '.join(_DRIFTS)}, got {spec!r}")
     [(name, settings)] = named.items()
-    try:
-        return _DRIFTS[name](**settings)
-    except TypeError as error:
-        raise ValueError(f"drift {name!r}: {error}") from None
+    return built(f"drift {name!r}", _DRIFTS[name], settings)
 
 
 class AnyText(spaces.Text):
@@ -122,6 +120,15 @@ class AnyText(spaces.Text):
     def __repr__(self) -> str:
         """Says how long a text may be, and no alphabet, of which there is none."""
         return f"AnyText(max_length={self.max_length})"
+
+
+@create_shared_memory.register(AnyText)
+def _no_shared_memory(space: AnyText, n: int = 1, ctx: Any = None) -> None:
+    # Gymnasium's holds alphabets, and what it gives back of them is never the text.
+    raise ValueError(
+        "texts do not fit into shared memory: make_vec(..., vectorization_mode='async', "
+        "vector_kwargs={'shared_memory': False})"
+    )
 
 
 def check_kind(kind: str, task: Task, *, texts: bool) -> None:

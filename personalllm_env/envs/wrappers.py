@@ -6,7 +6,6 @@ code on a batch axis.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +17,14 @@ from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 from jaxtyping import Bool, Float
 
-from personalllm_env.envs.augmentations import Augmentation, Belief, History, Obs
+from personalllm_env.envs.augmentations import (
+    Augmentation,
+    Belief,
+    History,
+    Obs,
+    Parts,
+    several,
+)
 from personalllm_env.types import PriorKnowledge
 
 __all__ = [
@@ -39,10 +45,6 @@ else:  # generic only since Gymnasium 1.4
     VectorWrapper = gym.vector.VectorWrapper
 
 
-def _copies(parts: Augmentation | Sequence[Augmentation]) -> tuple[Augmentation, ...]:
-    return tuple(deepcopy(list(parts if isinstance(parts, Sequence) else [parts])))
-
-
 def _augmented_space(
     prior: PriorKnowledge, space: Any, parts: tuple[Augmentation, ...]
 ) -> spaces.Dict:
@@ -61,14 +63,12 @@ class Augmented(gym.Wrapper[Obs, Any, Obs, Any], RecordConstructorArgs):
             they hold what happened.
     """
 
-    def __init__(
-        self, env: gym.Env[Obs, Any], parts: Augmentation | Sequence[Augmentation]
-    ) -> None:
+    def __init__(self, env: gym.Env[Obs, Any], parts: Parts) -> None:
         RecordConstructorArgs.__init__(self, parts=parts)
         gym.Wrapper.__init__(self, env)
         task = env.unwrapped.task  # type: ignore[attr-defined]
         self._prior: PriorKnowledge = task.prior_knowledge()
-        self._parts = _copies(parts)
+        self._parts = deepcopy(several(parts))
         self.observation_space = _augmented_space(
             self._prior, env.observation_space, self._parts
         )
@@ -110,16 +110,12 @@ class VectorAugmented(VectorWrapper):
         parts: As for ``Augmented``.
     """
 
-    def __init__(
-        self,
-        env: gym.vector.VectorEnv[Obs, Any, Any],
-        parts: Augmentation | Sequence[Augmentation],
-    ) -> None:
+    def __init__(self, env: gym.vector.VectorEnv[Obs, Any, Any], parts: Parts) -> None:
         super().__init__(env)
         task = env.unwrapped.task  # type: ignore[attr-defined]
         self._prior: PriorKnowledge = task.prior_knowledge()
         self._mode = env.metadata["autoreset_mode"]
-        self._parts = _copies(parts)
+        self._parts = deepcopy(several(parts))
         self.single_observation_space = _augmented_space(
             self._prior, env.single_observation_space, self._parts
         )

@@ -56,8 +56,9 @@ def check_built(agent: object) -> None:
     """
     if isinstance(agent, type) or not isinstance(agent, Agent):
         raise ValueError(
-            f"expected an agent that is built, such as Mine(task.prior_knowledge()) or "
-            f"build_agent(find_agent('linucb'), task), got {agent!r}"
+            "expected an agent that is built, with privileges, reset, act and update, such as "
+            "Mine(task.prior_knowledge()) or build_agent(find_agent('linucb'), task), got "
+            f"{agent!r:.60}"
         )
 
 

@@ -15,7 +15,7 @@ from personalllm_env.core import candidates, utilities, weights_at
 from personalllm_env.database import Database, clicks_in_bank, record_history
 from personalllm_env.logged.exploring import explorer
 from personalllm_env.logged.log import Log
-from personalllm_env.runner import Entrant, Progress, prior_for, run
+from personalllm_env.runner import Entrant, Progress, check_entrant, prior_for, run
 from personalllm_env.session import Session
 from personalllm_env.streams import derived_seed
 from personalllm_env.task import Task
@@ -38,8 +38,10 @@ def build_agent(
         history_users: How many others it learns from.
 
     Raises:
+        ValueError: If that is no entrant.
         Exception: The agent's own, with a note that names it.
     """
+    check_entrant(entrant)
     try:
         prior = prior_for(entrant.agent_class, task, seed)
         agent: Agent = entrant.agent_class(prior, **entrant.settings)

@@ -6,6 +6,7 @@ from typing import Any
 
 from openenv.core import EnvClient
 from openenv.core.client_types import StepResult
+from pydantic import ValidationError
 
 from personalllm_env.adapters.openenv.models import (
     GenerateAction,
@@ -13,6 +14,7 @@ from personalllm_env.adapters.openenv.models import (
     PersonalState,
     SelectAction,
     SelectObservation,
+    check_action,
 )
 
 
@@ -20,6 +22,7 @@ class SelectClient(EnvClient[SelectAction, SelectObservation, PersonalState]):
     """A session in which responses are shown."""
 
     def _step_payload(self, action: SelectAction) -> dict[str, Any]:
+        check_action(action, SelectAction)
         return action.model_dump(exclude_defaults=True)
 
     def _parse_result(self, payload: dict[str, Any]) -> StepResult[SelectObservation]:
@@ -33,6 +36,7 @@ class GenerateClient(EnvClient[GenerateAction, GenerateObservation, PersonalStat
     """A session in which responses are written."""
 
     def _step_payload(self, action: GenerateAction) -> dict[str, Any]:
+        check_action(action, GenerateAction)
         return action.model_dump(exclude_defaults=True)
 
     def _parse_result(self, payload: dict[str, Any]) -> StepResult[GenerateObservation]:
@@ -44,7 +48,14 @@ class GenerateClient(EnvClient[GenerateAction, GenerateObservation, PersonalStat
 
 def _result(kind: Any, payload: dict[str, Any]) -> StepResult[Any]:
     reward, done = payload.get("reward"), payload.get("done", False)
-    observation = kind.model_validate(payload["observation"] | {"reward": reward, "done": done})
+    told = payload["observation"] | {"reward": reward, "done": done}
+    try:
+        observation = kind.model_validate(told)
+    except ValidationError as error:
+        other = {SelectObservation: "GenerateClient", GenerateObservation: "SelectClient"}[kind]
+        raise TypeError(
+            f"the server sent no {kind.__name__}: if it serves the other kind, use {other}"
+        ) from error
     return StepResult(
         observation=observation, reward=reward, done=done, metadata=payload.get("metadata")
     )

@@ -21,6 +21,7 @@ from personalllm_env.adapters.openenv.models import (
     PersonalState,
     SelectAction,
     SelectObservation,
+    check_action,
 )
 from personalllm_env.adapters.openenv.pages import (
     candidate_buttons,
@@ -139,8 +140,10 @@ class SelectEnvironment(
 
         Raises:
             gymnasium.error.ResetNeeded: If no episode is under way.
+            TypeError: If the action is of another kind.
             RequestError: If there is no such response; nothing has happened then.
         """
+        check_action(action, SelectAction)
         try:
             obs, reward, left, truncated, info = self._env.step(action.response)
         except ValueError as error:

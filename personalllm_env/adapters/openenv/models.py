@@ -37,6 +37,13 @@ class GenerateAction(Action):
     )
 
 
+def check_action(action: object, kind: type[Action]) -> None:
+    """Raises TypeError for what is no action of a kind."""
+    if not isinstance(action, kind):
+        takes = ", ".join(f"{name}=" for name in kind.model_fields if name != "metadata")
+        raise TypeError(f"expected {kind.__name__}({takes}), got {action!r:.60}")
+
+
 class SelectObservation(Observation):
     """What is asked now, the candidates, and what the user said last."""
 

@@ -22,6 +22,7 @@ from personalllm_env.adapters.openenv.models import (
     GenerateAction,
     GenerateObservation,
     PersonalState,
+    check_action,
 )
 from personalllm_env.adapters.openenv.pages import generate_page, metadata
 from personalllm_env.adapters.openenv.resets import ListedTasks, RequestError, read_reset
@@ -120,9 +121,11 @@ class GenerateEnvironment(
 
         Raises:
             gymnasium.error.ResetNeeded: If no episode is under way.
+            TypeError: If the action is of another kind.
             RequestError: If there are more or fewer texts than asked for; nothing has
                 happened then.
         """
+        check_action(action, GenerateAction)
         texts, num = written(action), self._task.num_shown
         if len(texts) != num:
             wanted = "text and other" if num == 2 else "text alone"
