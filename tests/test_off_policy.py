@@ -484,7 +484,7 @@ def test_agents_must_be_built(tasks, unchecked_shapes, agent):
         lambda: replay_agent(agent, log, rng),
         lambda: record_log(agent, task, num_users=2, seed=0),
     ):
-        with pytest.raises(ValueError, match=r"expected an agent that is built, .* such as Mine"):
+        with pytest.raises(ValueError, match=r"expected an agent that is built, .* as Mine"):
             use()
 
 
